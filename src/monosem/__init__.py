@@ -1,0 +1,1 @@
+"""Monosem: sparse dictionary learning on language models, from text to features."""

@@ -1,0 +1,1 @@
+"""Ground floor: shapes, errors, configuration, artifacts and progress. Imports nothing of Monosem."""

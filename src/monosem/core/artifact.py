@@ -1,0 +1,275 @@
+"""An artifact: one folder with `config.json`, the files it lists, and where they came from.
+
+Every stage is folder in, folder out. A folder is written beside its final place and renamed when
+it is whole, so that a reader finds either the old artifact, or the new one, or none; a process
+killed at any moment leaves at most a hidden `.NAME.partial-PID` folder, which the next writer
+removes. `config.json` lists each file's size and SHA-256; `read` checks them.
+"""
+
+import contextlib
+import datetime
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import cast
+
+from monosem.core.config import Json, content_hash, to_json
+from monosem.core.errors import (
+    ArtifactCorruptError,
+    ArtifactKindError,
+    ArtifactMissingError,
+    StorageFullError,
+)
+
+FORMAT = 1
+CONFIG_NAME = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What `config.json` of one artifact says."""
+
+    path: Path
+    kind: str
+    config: Json
+    """The stage's own configuration, as `to_json` wrote it."""
+    summary: Json
+    """Results worth reading without opening the files (counts, losses)."""
+    provenance: Json
+    files: Json
+    hash: str
+    """Hash of kind, configuration and files; what a later stage records as its input."""
+
+
+@contextlib.contextmanager
+def writing(
+    path: Path,
+    *,
+    kind: str,
+    config: object,
+    inputs: Mapping[str, str] | None = None,
+    seed: int | None = None,
+    summary: Json | None = None,
+) -> Generator[Path]:
+    """Yield a folder to fill; on a clean exit it becomes the artifact at `path`, else it is removed.
+
+    `summary` may be filled while the folder is open. A full disk raises `StorageFullError`.
+    An artifact of another kind at `path` is never replaced (`ArtifactKindError`).
+    """
+    path = Path(path)
+    check_target(path, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir()
+        yield partial
+        _seal(partial, kind, config, inputs or {}, seed, summary or {})
+        _swap(partial, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageFullError(
+                f"The disk is full: `{path}` could not be written. Nothing that was finished is lost; "
+                "free some space and run the same command again."
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read(path: Path, kind: str) -> Artifact:
+    """Return the artifact at `path`, its files checked against their recorded size and SHA-256."""
+    path = Path(path)
+    data = _parse(path, kind)
+    if data["kind"] != kind:
+        raise ArtifactKindError(
+            f"`{path}` holds a {data['kind']}, not a {kind}. Pass the folder of a {kind}."
+        )
+    files = cast(Json, data["files"])
+    for name, entry in files.items():
+        _check_file(path, name, entry)
+    return Artifact(
+        path=path,
+        kind=kind,
+        config=data["config"],
+        summary=data.get("summary", {}),
+        provenance=data["provenance"],
+        files=files,
+        hash=content_hash([kind, data["config"], files]),
+    )
+
+
+def is_artifact(path: Path, kind: str) -> bool:
+    """Whether `path` holds a whole artifact of `kind`; another kind, or damage, raises as `read` does."""
+    path = Path(path)
+    if not (path / CONFIG_NAME).is_file():
+        return False
+    read(path, kind)
+    return True
+
+
+def check_target(path: Path, kind: str) -> None:
+    """Refuse to write `kind` at `path` where a file, foreign files or another kind of artifact lie."""
+    path = Path(path)
+    if path.is_file():
+        raise ArtifactKindError(f"`{path}` is a file; a {kind} is a folder. Choose another path.")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not (path / CONFIG_NAME).is_file():
+        raise ArtifactKindError(
+            f"`{path}` is a folder that holds other files, not a {kind}. Choose a new or empty folder."
+        )
+    found = _parse(path, kind)["kind"]
+    if found != kind:
+        raise ArtifactKindError(
+            f"`{path}` already holds a {found}; a {kind} would overwrite it. Choose another folder."
+        )
+
+
+def provenance(inputs: Mapping[str, str], seed: int | None) -> Json:
+    """Return versions, platform, git commit, hashes of the inputs, seed and time."""
+    return {
+        "monosem": _version("monosem"),
+        "torch": _version("torch"),
+        "transformers": _version("transformers"),
+        "python": platform.python_version(),
+        "git_commit": _git_commit(),
+        "inputs": dict(inputs),
+        "seed": seed,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def file_entry(path: Path) -> Json:
+    """Return size and SHA-256 of one file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write `data` to `path` as indented JSON, flushed to the disk and renamed into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(to_json(data), file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _seal(
+    folder: Path,
+    kind: str,
+    config: object,
+    inputs: Mapping[str, str],
+    seed: int | None,
+    summary: Json,
+) -> None:
+    files = {
+        str(p.relative_to(folder)): file_entry(p) for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+    data = {
+        "format": FORMAT,
+        "kind": kind,
+        "config": to_json(config),
+        "summary": summary,
+        "provenance": provenance(inputs, seed),
+        "files": files,
+    }
+    write_json(folder / CONFIG_NAME, data)
+
+
+def _swap(partial: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    for stray in path.parent.glob(f".{path.name}.*-*"):
+        owner = stray.name.rpartition("-")[2]
+        if not owner.isdigit() or _alive(int(owner)):
+            continue
+        if ".old-" in stray.name and not path.exists() and (stray / CONFIG_NAME).is_file():
+            stray.rename(path)
+        else:
+            shutil.rmtree(stray, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _parse(path: Path, kind: str) -> Json:
+    if not path.is_dir():
+        raise ArtifactMissingError(f"There is no {kind} at `{path}`: the folder does not exist.")
+    if not (path / CONFIG_NAME).is_file():
+        raise ArtifactMissingError(f"There is no {kind} at `{path}`: it has no `{CONFIG_NAME}`.")
+    try:
+        data = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactCorruptError(
+            f"`{path / CONFIG_NAME}` is not readable JSON ({error}). Make the {kind} again."
+        ) from error
+    if not isinstance(data, dict) or not {"kind", "config", "files", "provenance"} <= set(
+        cast(Json, data)
+    ):
+        raise ArtifactKindError(
+            f"`{path}` is not a Monosem artifact: its `{CONFIG_NAME}` has no `kind`. "
+            f"Pass the folder of a {kind}."
+        )
+    found = cast(Json, data)
+    if found.get("format") != FORMAT:
+        raise ArtifactKindError(
+            f"`{path}` has format {found.get('format')!r}; this version reads format {FORMAT}. "
+            "Read it with the version that wrote it, or make it again."
+        )
+    return found
+
+
+def _check_file(folder: Path, name: str, entry: Json) -> None:
+    file = folder / name
+    if not file.is_file():
+        raise ArtifactCorruptError(f"`{file}` is missing. Make `{folder}` again.")
+    size = file.stat().st_size
+    if size != entry["bytes"]:
+        raise ArtifactCorruptError(
+            f"`{file}` has {size:,} bytes, its `{CONFIG_NAME}` says {entry['bytes']:,}: it is truncated "
+            f"or altered. Make `{folder}` again."
+        )
+    if file_entry(file)["sha256"] != entry["sha256"]:
+        raise ArtifactCorruptError(f"`{file}` does not match its SHA-256. Make `{folder}` again.")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

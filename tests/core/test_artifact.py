@@ -1,0 +1,98 @@
+import errno
+import json
+
+import pytest
+
+from monosem.core.artifact import is_artifact, read, writing
+from monosem.core.errors import (
+    ArtifactCorruptError,
+    ArtifactKindError,
+    ArtifactMissingError,
+    StorageFullError,
+)
+
+
+def make(path, kind="thing", content=b"12345678"):
+    with writing(path, kind=kind, config={"a": 1}, inputs={"x": "h"}, seed=3) as folder:
+        (folder / "data.bin").write_bytes(content)
+    return read(path, kind)
+
+
+def test_written_artifact_reads_back(tmp_path):
+    artifact = make(tmp_path / "a")
+    assert artifact.config == {"a": 1}
+    assert artifact.provenance["inputs"] == {"x": "h"}
+    assert artifact.files["data.bin"]["bytes"] == 8
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_exception_leaves_nothing_behind_and_keeps_the_old_one(tmp_path):
+    before = make(tmp_path / "a")
+    with pytest.raises(RuntimeError), writing(tmp_path / "a", kind="thing", config={}) as folder:
+        (folder / "data.bin").write_bytes(b"half")
+        raise RuntimeError
+    assert read(tmp_path / "a", "thing").hash == before.hash
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_leftovers_of_a_killed_writer_are_swept(tmp_path):
+    stray = tmp_path / ".a.partial-99999999"
+    stray.mkdir()
+    (stray / "half").write_bytes(b"x")
+    make(tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_kill_between_the_two_renames_loses_nothing(tmp_path):
+    old = make(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / ".a.old-99999999")
+    with pytest.raises(RuntimeError), writing(tmp_path / "a", kind="thing", config={}):
+        raise RuntimeError
+    assert read(tmp_path / "a", "thing").hash == old.hash
+
+
+@pytest.mark.parametrize("damage", ["truncate", "alter", "remove", "config"])
+def test_damage_is_named(tmp_path, damage):
+    make(tmp_path / "a")
+    file = tmp_path / "a" / "data.bin"
+    if damage == "truncate":
+        file.write_bytes(b"123")
+    elif damage == "alter":
+        file.write_bytes(b"12345679")
+    elif damage == "remove":
+        file.unlink()
+    else:
+        (tmp_path / "a" / "config.json").write_text('{"kind"')
+    with pytest.raises(ArtifactCorruptError, match="again"):
+        read(tmp_path / "a", "thing")
+
+
+def test_another_kind_is_refused_to_read_and_to_overwrite(tmp_path):
+    make(tmp_path / "a", kind="token store")
+    with pytest.raises(ArtifactKindError, match="holds a token store, not a dictionary"):
+        read(tmp_path / "a", "dictionary")
+    with pytest.raises(ArtifactKindError, match="already holds"):
+        make(tmp_path / "a", kind="dictionary")
+
+
+def test_foreign_folders_and_missing_ones_are_named(tmp_path):
+    with pytest.raises(ArtifactMissingError, match="does not exist"):
+        read(tmp_path / "none", "thing")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"x")
+    with pytest.raises(ArtifactKindError, match="other files"):
+        make(tmp_path / "photos")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ArtifactKindError, match="not a Monosem artifact"):
+        read(tmp_path / "hf", "thing")
+    assert not is_artifact(tmp_path / "photos", "thing")
+
+
+def test_a_full_disk_is_a_clear_error(tmp_path):
+    with (
+        pytest.raises(StorageFullError, match="disk is full"),
+        writing(tmp_path / "a", kind="thing", config={}),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
