@@ -9,7 +9,7 @@ import errno
 import importlib
 import os
 import sys
-from typing import Protocol, cast
+from collections.abc import Callable
 
 from monosem.core.errors import MonosemError, suggestion
 
@@ -26,14 +26,6 @@ VERBS = {
 """The verbs and what each does; `monosem VERB --help` lists its options."""
 
 MISUSED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
-
-
-class Verb(Protocol):
-    """What a module of this package offers."""
-
-    def main(self, arguments: list[str]) -> int:
-        """Run the verb and return its exit code."""
-        ...
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,14 +61,14 @@ def usage() -> str:
     )
 
 
-def load(verb: str) -> Verb:
-    """Import the module of `verb`."""
-    return cast(Verb, importlib.import_module(f"monosem.cli.{verb}"))
+def load(verb: str) -> Callable[[list[str]], int]:
+    """Import the module of `verb` and return its `main`."""
+    return importlib.import_module(f"monosem.cli.{verb}").main
 
 
 def _run(verb: str, arguments: list[str]) -> int:
     try:
-        code = load(verb).main(arguments)
+        code = load(verb)(arguments)
         sys.stdout.flush()
     except MonosemError as error:
         return _say(f"monosem {verb}: {error}", MISUSED)
