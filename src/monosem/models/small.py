@@ -1,0 +1,82 @@
+"""Shapes of the small language models we train ourselves, as ordinary `transformers` models.
+
+They are GPT-2 blocks (LayerNorm before each part, learned positions) with a ReLU MLP and an
+untied unembedding, so that the direct path token -> next token and the MLP are separate matrices.
+`1L` is the transformer of Bricken et al. 2023 (one layer, d_model 128, 512 ReLU neurons); the paper
+states no heads, context length, positions or norms: four heads, 256 positions, LayerNorm are ours.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from monosem.core.errors import ConfigError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallModelConfig:
+    """Shape of a small transformer."""
+
+    n_layers: int = 1
+    """Blocks of attention and MLP."""
+    d_model: int = 128
+    """Width of the residual stream."""
+    n_heads: int = 4
+    """Attention heads; they share `d_model` evenly."""
+    d_mlp: int = 512
+    """Neurons of each MLP."""
+    activation: str = "relu"
+    """Non-linearity of the MLP, by `transformers`' name."""
+    context: int = 256
+    """Longest context, in tokens, BOS included."""
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built."""
+        for name in ("n_layers", "d_model", "n_heads", "d_mlp", "context"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, got {value}.")
+        if self.d_model % self.n_heads:
+            raise ConfigError(
+                f"`d_model` must be a multiple of `n_heads`, got {self.d_model} and {self.n_heads}."
+            )
+
+
+PRESETS: dict[str, SmallModelConfig] = {
+    "1L": SmallModelConfig(),
+    "2L": SmallModelConfig(n_layers=2),
+    "tiny": SmallModelConfig(d_model=32, n_heads=2, d_mlp=64, context=64),
+}
+
+
+def preset(name: str) -> SmallModelConfig:
+    """Return a preset by name; an unknown name lists the nearest ones."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def build(
+    config: SmallModelConfig, *, vocab_size: int, bos: int | None, eos: int | None, seed: int
+) -> GPT2LMHeadModel:
+    """Return the randomly initialised model; the caller's random state is left as it was."""
+    settings = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=config.context,
+        n_embd=config.d_model,
+        n_layer=config.n_layers,
+        n_head=config.n_heads,
+        n_inner=config.d_mlp,
+        activation_function=config.activation,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        tie_word_embeddings=False,
+        use_cache=False,
+        bos_token_id=bos,
+        eos_token_id=eos,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(settings)

@@ -1,0 +1,1 @@
+"""How work runs on this machine: devices, matrix products, checkpoints, run logs."""
