@@ -1,1 +1,64 @@
-"""Monosem: sparse dictionary learning on language models, from text to features."""
+"""Monosem: sparse dictionary learning on language models, from text to features.
+
+The public names, each imported from its room when it is first asked for: `import monosem` loads
+nothing, neither torch nor transformers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from monosem.core.errors import MonosemError as MonosemError
+    from monosem.dictionaries.base import Dictionary as Dictionary
+    from monosem.dictionaries.base import DictionaryConfig as DictionaryConfig
+    from monosem.dictionaries.base import load as load
+    from monosem.dictionaries.relu import ReLUConfig as ReLUConfig
+    from monosem.dictionaries.topk import TopKConfig as TopKConfig
+    from monosem.explorer.report import write_report as write_report
+    from monosem.features.build import FeaturesConfig as FeaturesConfig
+    from monosem.features.build import build_features as build_features
+    from monosem.features.database import FeatureDatabase as FeatureDatabase
+    from monosem.metrics.evaluate import EvaluateConfig as EvaluateConfig
+    from monosem.metrics.evaluate import evaluate as evaluate
+    from monosem.models.language_model import LanguageModel as LanguageModel
+    from monosem.text.tokens import TokensConfig as TokensConfig
+    from monosem.text.tokens import TokenStore as TokenStore
+    from monosem.text.tokens import build_token_store as build_token_store
+    from monosem.training.trainer import TrainConfig as TrainConfig
+    from monosem.training.trainer import train as train
+
+_HOMES = {
+    "Dictionary": "monosem.dictionaries.base",
+    "DictionaryConfig": "monosem.dictionaries.base",
+    "EvaluateConfig": "monosem.metrics.evaluate",
+    "FeatureDatabase": "monosem.features.database",
+    "FeaturesConfig": "monosem.features.build",
+    "LanguageModel": "monosem.models.language_model",
+    "MonosemError": "monosem.core.errors",
+    "ReLUConfig": "monosem.dictionaries.relu",
+    "TokenStore": "monosem.text.tokens",
+    "TokensConfig": "monosem.text.tokens",
+    "TopKConfig": "monosem.dictionaries.topk",
+    "TrainConfig": "monosem.training.trainer",
+    "build_features": "monosem.features.build",
+    "build_token_store": "monosem.text.tokens",
+    "evaluate": "monosem.metrics.evaluate",
+    "load": "monosem.dictionaries.base",
+    "train": "monosem.training.trainer",
+    "write_report": "monosem.explorer.report",
+}
+"""Where each public name lives."""
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its room (PEP 562); later look-ups find it here."""
+    if name not in _HOMES:
+        raise AttributeError(f"module `monosem` has no attribute `{name}`")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(_HOMES)
