@@ -1,0 +1,1 @@
+"""Measurements of dictionaries: reconstruction, loss recovered, density."""
