@@ -77,7 +77,8 @@ def read_model(
             f"The weights of `{name}` lack {len(missing)} tensors, such as `{missing[0]}`; they would be "
             "random. Get the folder again."
         )
-    return model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False)
+    return cast(Any, model).to(device)
 
 
 def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase | None:

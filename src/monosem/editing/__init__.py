@@ -1,0 +1,1 @@
+"""Interventions: context managers that change what a language model computes."""
