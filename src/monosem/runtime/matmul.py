@@ -1,0 +1,130 @@
+"""Which arithmetic matrix products use: asked of the machine, used inside a scope, never globally.
+
+    fp32     the library's own single precision
+    onednn   single precision through oneDNN's other path (`mkldnn.matmul.fp32_precision`); on some
+             processors twice as fast with the same error, on others rounded to bf16 and refused
+    bf16     operands rounded to bfloat16, sums in single precision; the dictionaries choose where
+             (encoder products with exact rescoring, autocast of dense ones) by asking `current()`
+
+Weights, gradients and optimiser states stay in fp32 under every policy.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
+from typing import Any, Literal, cast, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.core.errors import ConfigError
+
+MatmulPolicy = Literal["fp32", "onednn", "bf16"]
+POLICIES: tuple[MatmulPolicy, ...] = get_args(MatmulPolicy)
+
+TOLERANCE: dict[MatmulPolicy, float] = {"fp32": 1e-5, "onednn": 1e-6, "bf16": 1e-2}
+"""Largest relative error against double precision that a policy may have."""
+GAIN = 0.9
+"""A policy is taken only where it needs at most this share of fp32's time."""
+
+_current: ContextVar[MatmulPolicy] = ContextVar("matmul_policy", default="fp32")
+
+
+def current() -> MatmulPolicy:
+    """Return the policy of the innermost `scope`, `fp32` outside of any."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def scope(policy: MatmulPolicy) -> Generator[None]:
+    """Use `policy` for the matrix products inside the block; what was set before comes back after."""
+    token = _current.set(check(policy))
+    backend = cast(Any, torch.backends.mkldnn).matmul  # torch's stubs leave it out
+    before = backend.fp32_precision
+    try:
+        if torch.backends.mkldnn.is_available():
+            backend.fp32_precision = "bf16" if policy == "onednn" else "ieee"
+        yield
+    finally:
+        if torch.backends.mkldnn.is_available():
+            backend.fp32_precision = before
+        _current.reset(token)
+
+
+def check(policy: str) -> MatmulPolicy:
+    """Return `policy` if it is one, and this build of torch has it."""
+    if policy not in POLICIES:
+        raise ConfigError(
+            f"Unknown matmul policy `{policy}`. Choose one of: {', '.join(POLICIES)}."
+        )
+    if policy == "onednn" and not torch.backends.mkldnn.is_available():
+        raise ConfigError("This build of torch has no oneDNN. Choose `fp32` or `bf16`.")
+    return policy
+
+
+def choose(device: torch.device | str = "cpu", *, size: int = 512) -> MatmulPolicy:
+    """Return the fastest policy whose error passes, measured on a product of `size`³ (about 20 ms)."""
+    device = torch.device(device)
+    seconds, errors = measure(device, size=size)
+    best: MatmulPolicy = "fp32"
+    limit = GAIN * seconds["fp32"]
+    for policy in seconds:
+        if errors[policy] <= TOLERANCE[policy] and seconds[policy] <= min(limit, seconds[best]):
+            best = policy
+    return best
+
+
+def measure(
+    device: torch.device, *, size: int = 512, repeats: int = 5
+) -> tuple[dict[MatmulPolicy, float], dict[MatmulPolicy, float]]:
+    """Return the best time in seconds of each policy this device has, and its relative error."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(size, size, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    a, b = a.to(device), b.to(device)
+    seconds: dict[MatmulPolicy, float] = dict.fromkeys(_available(device), float("inf"))
+    errors: dict[MatmulPolicy, float] = {}
+    for policy in seconds:
+        with scope(policy):
+            product = (
+                _product(policy, a, b).double() if device.type != "mps" else _product(policy, a, b)
+            )
+        errors[policy] = float((product.cpu().double() - exact).norm() / exact.norm())
+    for _ in range(repeats):  # interleaved, so that a busy moment meets all of them
+        for policy in seconds:
+            with scope(policy):
+                seconds[policy] = min(
+                    seconds[policy], _time(device, lambda p=policy: _product(p, a, b))
+                )
+    return seconds, errors
+
+
+def _product(
+    policy: MatmulPolicy, a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]
+) -> Float[Tensor, "n n"]:
+    if policy == "bf16":
+        return (a.bfloat16() @ b.bfloat16()).float()
+    return a @ b
+
+
+def _available(device: torch.device) -> list[MatmulPolicy]:
+    if device.type == "mps":
+        return ["fp32"]
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return ["fp32", "onednn", "bf16"]
+    return ["fp32", "bf16"]
+
+
+def _time(device: torch.device, work: Callable[[], Tensor]) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

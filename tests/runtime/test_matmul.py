@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from monosem.core.errors import ConfigError
+from monosem.runtime import matmul
+
+
+def test_outside_of_a_scope_the_policy_is_fp32_and_torch_is_untouched():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    assert matmul.current() == "fp32"
+    with matmul.scope("onednn"):
+        assert matmul.current() == "onednn"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        with matmul.scope("bf16"):
+            assert matmul.current() == "bf16"
+            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        assert matmul.current() == "onednn"
+    assert matmul.current() == "fp32"
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_a_scope_that_raises_restores_what_was_there():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with pytest.raises(RuntimeError), matmul.scope("onednn"):
+        raise RuntimeError
+    assert matmul.current() == "fp32"
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_the_fastest_policy_whose_error_passes_is_chosen(monkeypatch):
+    seconds = {"fp32": 1.0, "onednn": 0.5, "bf16": 0.2}
+    errors = {"fp32": 1e-7, "onednn": 1e-7, "bf16": 2e-3}
+    monkeypatch.setattr(matmul, "measure", lambda device, size: (seconds, errors))
+    assert matmul.choose("cpu") == "bf16"
+    errors["bf16"] = 0.1
+    assert matmul.choose("cpu") == "onednn"
+    errors["onednn"] = 1e-4
+    assert matmul.choose("cpu") == "fp32"
+
+
+def test_a_gain_within_the_noise_is_not_taken(monkeypatch):
+    seconds = {"fp32": 1.0, "onednn": 0.95, "bf16": 0.93}
+    errors = dict.fromkeys(seconds, 0.0)
+    monkeypatch.setattr(matmul, "measure", lambda device, size: (seconds, errors))
+    assert matmul.choose("cpu") == "fp32"
+
+
+def test_measuring_finds_the_error_of_each_arithmetic():
+    seconds, errors = matmul.measure(torch.device("cpu"), size=128, repeats=1)
+    assert all(0 < s < 10 for s in seconds.values())
+    assert errors["fp32"] < 1e-6
+    assert 1e-4 < errors["bf16"] < 1e-2
+
+
+def test_an_unknown_policy_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"`fp16`.*fp32, onednn, bf16"):
+        matmul.check("fp16")
