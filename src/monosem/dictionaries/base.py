@@ -1,0 +1,337 @@
+"""Dictionary: an encoder and a decoder with sparse latents between; the contract of every architecture.
+
+    latents = encode(x)                       [batch n_latents], non-negative, mostly zero
+    x_hat   = latents @ W_dec + b_dec         one latent = one row of `W_dec`
+
+A dictionary knows nothing of language models. Whoever trains one calls, in this order:
+
+    initialise_(x, target)                    once, on a sample of the data
+    schedule_(state)                          before each loss
+    loss_terms(x, target, state)              named, weighted terms; the trainer sums them
+    before_step_()                            after `backward`, acts on `.grad` in place
+    after_step_()                             after the optimiser's step
+    revive_(state, optimizer, source)         after each step; cheap when nothing is due
+
+The trainer divides activations by one measured scale, so that E‖x‖² = d_in; `folded(scale)` turns the
+result into the form every consumer sees: raw activations in, unit-norm rows of `W_dec`.
+"""
+
+import abc
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from markupsafe import Markup
+from torch import Tensor, nn
+
+from monosem.core.config import Json, from_json
+from monosem.core.errors import ConfigError, ShapeMismatchError, unknown_name
+from monosem.dictionaries import saving
+from monosem.dictionaries.latents import AnyLatents, RaggedLatents, SparseLatents
+from monosem.kernels import dispatch
+from monosem.kernels.pattern import Pattern
+from monosem.rendering.card import card
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictionaryConfig:
+    """What every architecture is configured by."""
+
+    architecture: ClassVar[str] = ""
+
+    d_in: int = 0
+    """Width of the activations it reads; 0 is filled in from the site."""
+    d_out: int = 0
+    """Width of what it reconstructs; 0 is `d_in`."""
+    n_latents: int = 4096
+    """Number of latents."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("d_in", 0), ("d_out", 0), ("n_latents", 1)):
+            at_least(name, getattr(self, name), least)
+
+    def with_widths(self, d_in: int, d_out: int) -> Self:
+        """The same configuration for a site of these widths; widths already set must agree."""
+        for name, given in (("d_in", d_in), ("d_out", d_out)):
+            at_least(name, given, 1)
+            own = getattr(self, name)
+            if own not in (0, given):
+                raise ShapeMismatchError(
+                    f"The dictionary `{self.architecture}` is configured with `{name}`={own}, but the "
+                    f"site has width {given}. Leave `{name}` at 0, or choose the site it was made for."
+                )
+        return dataclasses.replace(self, d_in=d_in, d_out=d_out)
+
+    @classmethod
+    def resolve(cls, data: Json) -> "type[DictionaryConfig]":
+        """The configuration class that `data` names in `architecture`."""
+        name = data.get("architecture", cls.architecture)
+        return architecture(str(name)).config_type
+
+
+C = TypeVar("C", bound=DictionaryConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """What a dictionary's numbers mean; recorded with it, so that nobody has to guess."""
+
+    loss_scale: str
+    """What the reconstruction term of the loss is averaged over and divided by."""
+    input_scale: float = 1.0
+    """What raw activations were divided by in training; 1 if they were not."""
+    subtract_b_dec: bool = True
+    """Whether `b_dec` is subtracted from the input before the encoder."""
+    select_by_decoder_norm: bool = False
+    """Whether latents are chosen by activation times norm of their decoder row."""
+    folded: bool = False
+    """Whether it reads raw activations with unit-norm decoder rows."""
+
+
+@dataclass
+class TrainState:
+    """What a loss may know of training; it belongs to the trainer and is only read."""
+
+    step: int
+    """Steps done before this one."""
+    n_steps: int
+    tokens_since_fired: Int64[Tensor, " n_latents"]
+    dead: Bool[Tensor, " n_latents"]
+    generator: torch.Generator
+
+
+class Sample(Protocol):
+    """Activations and what should be reconstructed from them."""
+
+    @property
+    def x(self) -> Tensor: ...  # noqa: D102
+    @property
+    def target(self) -> Tensor: ...  # noqa: D102
+
+
+class SampleSource(Protocol):
+    """Where a dictionary may ask for fresh activations; every `ActivationSource` is one."""
+
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    def sample(self, n: int) -> Sample: ...  # noqa: D102
+
+
+class Dictionary(nn.Module, abc.ABC, Generic[C]):
+    """Encoder and decoder; `class TopK(Dictionary[TopKConfig], name="topk", config=TopKConfig)`."""
+
+    architecture: ClassVar[str]
+    config_type: ClassVar[type[DictionaryConfig]]
+    trainable: ClassVar[bool] = True
+    """Whether there is anything to train; a baseline has nothing."""
+    loss_scale: ClassVar[str]
+
+    W_enc: Float[Tensor, "d_in n_latents"]
+    b_enc: Float[Tensor, " n_latents"]
+    W_dec: Float[Tensor, "n_latents d_out"]
+    b_dec: Float[Tensor, " d_out"]
+
+    def __init_subclass__(cls, *, name: str, config: type[DictionaryConfig]) -> None:
+        super().__init_subclass__()
+        if name in _ARCHITECTURES:
+            raise ConfigError(
+                f"The architecture `{name}` is already `{_ARCHITECTURES[name].__qualname__}`. "
+                "Choose another name."
+            )
+        cls.architecture, cls.config_type = name, config
+        config.architecture = name
+        _ARCHITECTURES[name] = cls
+
+    def __init__(self, config: C) -> None:
+        super().__init__()
+        if config.d_in < 1:
+            raise ConfigError(
+                f"`d_in` must be at least 1 to build a dictionary, got {config.d_in}. "
+                "Set it, or let the trainer fill it in from the site."
+            )
+        self.config: C = config.with_widths(config.d_in, config.d_out or config.d_in)
+        self.conventions = Conventions(loss_scale=self.loss_scale)
+        self.origin = saving.Origin()
+        self.firing: Int64[Tensor, " n_latents"] = torch.zeros(config.n_latents, dtype=torch.int64)
+        """Rows of the last batch given to `loss_terms` on which each latent fired."""
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations it reads."""
+        return self.config.d_in
+
+    @property
+    def d_out(self) -> int:
+        """Width of what it reconstructs."""
+        return self.config.d_out
+
+    @property
+    def n_latents(self) -> int:
+        """Number of latents."""
+        return self.config.n_latents
+
+    @property
+    def site(self) -> str:
+        """Site it was trained to read, or an empty string."""
+        return self.origin.site
+
+    @abc.abstractmethod
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        """Latents of `x`, zeros included."""
+
+    @abc.abstractmethod
+    def encode_sparse(self, x: Float[Tensor, "batch d_in"]) -> SparseLatents | RaggedLatents:
+        """The active latents of `x` alone."""
+
+    @abc.abstractmethod
+    def loss_terms(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        target: Float[Tensor, "batch d_out"],
+        state: TrainState,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Named, weighted terms whose sum is the loss; fills `firing` on the way."""
+
+    def decode(self, latents: AnyLatents) -> Float[Tensor, "*batch d_out"]:
+        """Reconstruction from dense or sparse latents."""
+        if isinstance(latents, SparseLatents):
+            pattern = Pattern(latents.indices, self.n_latents)
+            return dispatch.decode(latents.values, self.W_dec, pattern) + self.b_dec
+        if isinstance(latents, RaggedLatents):
+            parts = latents.values, latents.indices, latents.offsets
+            return dispatch.decode_ragged(*parts, self.W_dec) + self.b_dec
+        return latents @ self.W_dec + self.b_dec
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Reconstruction of `x`."""
+        return self.decode(self.encode(x))
+
+    def initialise_(
+        self, x: Float[Tensor, "sample d_in"], target: Float[Tensor, "sample d_out"]
+    ) -> None:
+        """Adapt the initial weights to a sample of the data."""
+
+    def schedule_(self, state: TrainState) -> None:
+        """Adapt what changes over a run before the loss of one step."""
+
+    def before_step_(self) -> None:
+        """Change gradients in place, between `backward` and the optimiser's step."""
+
+    def after_step_(self) -> None:
+        """Restore what the optimiser's step may have broken."""
+
+    def revive_(
+        self, state: TrainState, optimizer: torch.optim.Optimizer, source: SampleSource
+    ) -> None:
+        """Give dead latents a new start, if one is due."""
+
+    def folded(self, input_scale: float) -> Self:
+        """A copy for raw activations: on `scale * x` it gives `scale` times what this gives on `x`."""
+        if not input_scale > 0:
+            raise ConfigError(
+                f"`input_scale` must be positive, got {input_scale}. Measure it again."
+            )
+        new = copy.deepcopy(self)
+        with torch.no_grad():
+            new.fold_(input_scale)
+        scale = self.conventions.input_scale * input_scale
+        new.conventions = dataclasses.replace(self.conventions, input_scale=scale, folded=True)
+        return new
+
+    def fold_(self, input_scale: float) -> None:
+        """Scale the biases, and move the norm of each decoder row into its latent."""
+        norms = torch.linalg.vector_norm(self.W_dec, dim=1)
+        norms = torch.where(norms > 0, norms, 1.0)
+        self.W_dec.div_(norms[:, None])
+        self.W_enc.mul_(norms)
+        self.b_enc.mul_(norms * input_scale)
+        self.b_dec.mul_(input_scale)
+
+    def check_width(self, x: Float[Tensor, "*batch width"], site: str = "") -> None:
+        """Raise `ShapeMismatchError` if activations (of `site`) have another width than it reads."""
+        if x.shape[-1] != self.d_in:
+            whose = f" of site `{site}`" if site else ""
+            own = f" (trained at site `{self.site}`)" if self.site else ""
+            raise ShapeMismatchError(
+                f"The activations{whose} have width {x.shape[-1]}, but the dictionary "
+                f"`{self.architecture}`{own} reads width {self.d_in}. "
+                "Pass activations of its own site, or train a dictionary at this one."
+            )
+
+    def save(
+        self,
+        path: Path | str,
+        *,
+        site: str,
+        target: str = "",
+        model: str = "",
+        tokens: str = "",
+        metrics: Mapping[str, float] | None = None,
+        inputs: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write it as an artifact of kind "dictionary"; `inputs` are hashes of what it was made from."""
+        origin = saving.Origin(
+            site=site, target=target, model=model, tokens=tokens, metrics=dict(metrics or {})
+        )
+        saving.save(
+            Path(path), self.state_dict(), self.config, self.conventions, origin, inputs or {}
+        )
+        self.origin = origin
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Rows (name, value) that say what this dictionary is and how it measured."""
+        rows = [("architecture", self.architecture), ("site", self.site or "not recorded")]
+        rows.append(("shape", f"{self.d_in:,} → {self.n_latents:,} latents → {self.d_out:,}"))
+        own = {f.name for f in dataclasses.fields(DictionaryConfig)}
+        fields = [f.name for f in dataclasses.fields(self.config) if f.name not in own]
+        rows += [(name, f"{getattr(self.config, name):,}") for name in fields]
+        return rows + [(name, f"{value:.4g}") for name, value in self.origin.metrics.items()]
+
+    def _repr_html_(self) -> Markup:
+        return card(f"Dictionary {self.architecture}", self.summary())
+
+    def extra_repr(self) -> str:
+        """What `print` shows of it."""
+        return ", ".join(f"{name}: {value}" for name, value in self.summary())
+
+
+_ARCHITECTURES: dict[str, type[Dictionary[Any]]] = {}
+
+
+def architectures() -> dict[str, type[Dictionary[Any]]]:
+    """Every registered architecture by name, sorted."""
+    return dict(sorted(_ARCHITECTURES.items()))
+
+
+def architecture(name: str) -> type[Dictionary[Any]]:
+    """The architecture registered as `name`; `UnknownNameError` lists the nearest ones."""
+    if name not in _ARCHITECTURES:
+        raise unknown_name("architecture", name, _ARCHITECTURES)
+    return _ARCHITECTURES[name]
+
+
+def load(path: Path | str) -> Dictionary[Any]:
+    """The dictionary saved at `path`, on the CPU."""
+    saved = saving.read(Path(path))
+    kind = architecture(str(saved.dictionary.get("architecture", "")))
+    config = from_json(kind.config_type, saved.dictionary)
+    dictionary = kind(config)
+    saving.fill_(dictionary, saved)
+    dictionary.conventions = from_json(Conventions, saved.conventions)
+    dictionary.origin = saved.origin
+    return dictionary
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    """Raise `ConfigError` unless `value >= least`."""
+    if not value >= least:
+        raise ConfigError(
+            f"`{name}` must be at least {least}, got {value}. Set it to {least} or more."
+        )

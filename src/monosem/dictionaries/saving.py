@@ -1,0 +1,89 @@
+"""Dictionaries as folders: `config.json` (configuration, origin, conventions) and `weights.safetensors`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from monosem.core import artifact
+from monosem.core.config import Json, from_json, to_json
+from monosem.core.errors import ArtifactCorruptError
+
+KIND = "dictionary"
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a dictionary comes from; empty strings for what was not recorded."""
+
+    site: str = ""
+    """Site it reads."""
+    target: str = ""
+    """Site it reconstructs, if that is another one."""
+    model: str = ""
+    """Name and hash of the language model."""
+    tokens: str = ""
+    """Hash of the token store."""
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    """Measurements of its training run."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A dictionary's artifact, read and checked, before its class is known."""
+
+    path: Path
+    dictionary: Json
+    conventions: Json
+    origin: Origin
+    weights: dict[str, Tensor]
+
+
+def save(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    config: object,
+    conventions: object,
+    origin: Origin,
+    inputs: Mapping[str, str],
+) -> None:
+    """Write one dictionary; the folder appears whole or not at all."""
+    record = {"dictionary": to_json(config), **asdict(origin), "conventions": to_json(conventions)}
+    seed = record["dictionary"].get("seed")
+    with artifact.writing(path, kind=KIND, config=record, inputs=inputs, seed=seed) as folder:
+        # safetensors stores rows after rows, whatever the strides in memory are
+        tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+        safetensors.torch.save_file(tensors, folder / WEIGHTS)
+
+
+def read(path: Path) -> Saved:
+    """Read and check the artifact at `path`."""
+    found = artifact.read(path, KIND)
+    record = dict(found.config)
+    try:
+        dictionary, conventions = record.pop("dictionary"), record.pop("conventions")
+        weights = safetensors.torch.load_file(found.path / WEIGHTS)
+    except (KeyError, FileNotFoundError, SafetensorError) as error:
+        raise ArtifactCorruptError(
+            f"`{path}` is not a whole dictionary ({error!r}). Train or convert it again."
+        ) from error
+    return Saved(found.path, dictionary, conventions, from_json(Origin, record), weights)
+
+
+def fill_(module: nn.Module, saved: Saved) -> None:
+    """Copy the saved weights into `module`; names and shapes must match exactly."""
+    own = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in saved.weights.items()}
+    if own != found:
+        raise ArtifactCorruptError(
+            f"`{saved.path / WEIGHTS}` holds {found}; its configuration asks for {own}. "
+            "Train or convert the dictionary again."
+        )
+    with torch.no_grad():
+        for name, weight in module.state_dict().items():
+            weight.copy_(saved.weights[name])

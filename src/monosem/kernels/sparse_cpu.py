@@ -1,0 +1,130 @@
+"""Products with sparse latents on the CPU, forwards and backwards, without a dense `[batch n_latents]`.
+
+    encode_at   pre[b, j]  = (x[b] - centre) · W_enc[:, i[b, j]] + b_enc[i[b, j]]
+    decode_at   x_hat[b]   = Σ_j values[b, j] W_dec[i[b, j]]
+
+Three primitives carry both directions: `gather_sum` (rows of a matrix, weighted, added up by batch
+row), `scatter_sum` (rows of the batch added up by latent) and `inner` (dot products at the chosen
+places). `kernels.reference` says the same with dense matrices.
+"""
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from monosem.kernels.pattern import Pattern
+
+
+def encode_at(
+    x: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    pattern: Pattern,
+) -> Float[Tensor, "batch k"]:
+    """Pre-activations at the chosen places, differentiable in everything but the choice."""
+    return _EncodeAt.apply(x, centre, W_enc, b_enc, pattern)  # pyright: ignore[reportReturnType]
+
+
+def decode_at(
+    values: Float[Tensor, "batch k"], W_dec: Float[Tensor, "n_latents d_out"], pattern: Pattern
+) -> Float[Tensor, "batch d_out"]:
+    """Weighted sum of decoder rows, differentiable in values and rows."""
+    return _DecodeAt.apply(values, W_dec, pattern)  # pyright: ignore[reportReturnType]
+
+
+def gather_sum(
+    weights: Float[Tensor, "batch k"], rows: Float[Tensor, "n d"], pattern: Pattern
+) -> Float[Tensor, "batch d"]:
+    """For each row of the batch, the weighted sum of the rows it chose."""
+    return functional.embedding_bag(pattern.indices, rows, per_sample_weights=weights, mode="sum")
+
+
+def scatter_sum(
+    weights: Float[Tensor, "batch k"], vectors: Float[Tensor, "batch d"], pattern: Pattern
+) -> Float[Tensor, "n_latents d"]:
+    """For each latent, the weighted sum of the batch rows that chose it."""
+    seen = pattern.transposed
+    sorted_weights = weights.flatten()[seen.order]
+    return functional.embedding_bag(
+        seen.rows, vectors, seen.starts, per_sample_weights=sorted_weights, mode="sum"
+    )
+
+
+def inner(
+    vectors: Float[Tensor, "batch d"], columns: Float[Tensor, "d n_latents"], pattern: Pattern
+) -> Float[Tensor, "batch k"]:
+    """Dot product of each row of the batch with each column it chose."""
+    _announce_sparse_rows()
+    batch, k = pattern.indices.shape
+    places = torch.sparse_csr_tensor(
+        pattern.row_starts,
+        pattern.indices.flatten(),
+        vectors.new_zeros(batch * k),
+        (batch, pattern.n_latents),
+        check_invariants=False,
+    )
+    return torch.sparse.sampled_addmm(places, vectors, columns, beta=0.0).values().view(batch, k)
+
+
+class _EncodeAt(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, centre: Tensor, W_enc: Tensor, b_enc: Tensor, pattern: Pattern
+    ) -> Tensor:
+        ctx.save_for_backward(x, centre, W_enc)
+        ctx.pattern = pattern
+        return inner(x - centre, W_enc, pattern) + b_enc[pattern.indices]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        (gradient,) = grad_outputs
+        x, centre, W_enc = ctx.saved_tensors
+        pattern: Pattern = ctx.pattern
+        rows = W_enc.t().contiguous()  # no copy where encoder vectors are contiguous, as ours are
+        d_b_enc = gradient.new_zeros(pattern.n_latents)
+        d_b_enc.index_add_(0, pattern.indices.flatten(), gradient.flatten())
+        needs_x, needs_centre, needs_W_enc, needs_b_enc, _ = ctx.needs_input_grad
+        return (
+            gather_sum(gradient.contiguous(), rows, pattern) if needs_x else None,
+            -(d_b_enc @ rows) if needs_centre else None,
+            scatter_sum(gradient, x - centre, pattern).t() if needs_W_enc else None,
+            d_b_enc if needs_b_enc else None,
+            None,
+        )
+
+
+class _DecodeAt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
+        ctx.save_for_backward(values, W_dec)
+        ctx.pattern = pattern
+        return gather_sum(values, W_dec, pattern)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        gradient = grad_outputs[0].contiguous()
+        values, W_dec = ctx.saved_tensors
+        pattern: Pattern = ctx.pattern
+        needs_values, needs_W_dec, _ = ctx.needs_input_grad
+        return (
+            inner(gradient, W_dec.t(), pattern) if needs_values else None,
+            scatter_sum(values, gradient, pattern) if needs_W_dec else None,
+            None,
+        )
+
+
+@functools.cache
+def _announce_sparse_rows() -> None:
+    # torch warns once in a process that compressed sparse rows are in beta; nobody can act on it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0, 1], [0], [0.0], (1, 1))
