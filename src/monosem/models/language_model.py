@@ -9,7 +9,6 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -47,7 +46,7 @@ class LanguageModel(TransformerAccess):
     @classmethod
     def load(
         cls, name: str | Path, *, device: str = "auto", dtype: torch.dtype | None = None
-    ) -> Self:
+    ) -> "LanguageModel":
         """Return the model `name`: one of the package's own, a folder, or a name on the hub.
 
         Its weights are frozen, float32 unless `dtype` says otherwise, and pass the self-test.
