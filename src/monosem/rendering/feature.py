@@ -38,7 +38,7 @@ class ExampleGroup:
     note: str
     examples: Sequence[ExampleView]
     folded: bool = False
-    """Whether a report shows it only on request."""
+    """Whether it lies in the part that opens on request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class FeatureView:
     neighbours: Sequence[tuple[int, float]]
     neurons: Sequence[tuple[int, float]]
     groups: Sequence[ExampleGroup] = ()
-    remark: str = ""
+    remark: str | Markup = ""
     """A sentence on what the examples show, or on why there are none."""
 
     @property

@@ -16,9 +16,9 @@ from monosem.rendering.tokens import highlight, token
 from monosem.rendering.visible import printable
 
 
-def render(package: str, name: str, **values: object) -> Markup:
-    """Return the template `name` of `package` (its folder `templates`), filled in with `values`."""
-    return Markup(environment(package).get_template(name).render(**values))
+def render(package: str, template: str, /, **values: object) -> Markup:
+    """Return `template` of `package` (its folder `templates`), filled in with `values`."""
+    return Markup(environment(package).get_template(template).render(**values))
 
 
 @functools.cache

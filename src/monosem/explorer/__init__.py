@@ -1,0 +1,1 @@
+"""Pages from feature databases: a self-contained report, and a local explorer of every feature."""

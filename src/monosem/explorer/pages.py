@@ -1,0 +1,141 @@
+"""The explorer's pages as pure functions of a feature database and what the address asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+from markupsafe import Markup
+
+from monosem.explorer.evidence import evidence, remark
+from monosem.explorer.metrics import Metrics, metrics_table
+from monosem.explorer.summary import Summary
+from monosem.explorer.view import feature_view, list_row, unit
+from monosem.features.database import FeatureDatabase
+from monosem.rendering.feature import panel
+from monosem.rendering.page import page
+from monosem.rendering.template import render
+
+PAGE_SIZE = 50
+
+Sort = Literal["density", "max_activation", "index", "n_fired"]
+Status = Literal["", "alive", "ultralow", "dead"]
+
+_SORTS = [
+    ("density", "density"),
+    ("max_activation", "maximum"),
+    ("index", "index"),
+]
+_STATUSES = [("", "any"), ("alive", "alive"), ("ultralow", "ultralow"), ("dead", "dead")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What a list page shows; its address is nothing but this."""
+
+    search: str = ""
+    status: Status = ""
+    sort: Sort = "density"
+    descending: bool = True
+    page: int = 0
+
+    def address(self, base: str, **changes: Any) -> str:
+        """Return the address of this list with `changes`."""
+        values = asdict(replace(self, **changes))
+        values["descending"] = str(values["descending"]).lower()
+        return f"{base}?{urlencode({k: v for k, v in values.items() if v not in ('', 0)})}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where in the explorer a page stands: all names, and which of them is open."""
+
+    names: Sequence[str]
+    name: str = ""
+    index: int | None = None
+    n_latents: int = 0
+    prompts: bool = False
+
+
+def base(name: str) -> str:
+    """Return the address of a dictionary's list."""
+    return f"/{quote(name, safe='')}/"
+
+
+def summary_page(
+    place: Place, summaries: Sequence[Summary], metrics: Mapping[str, Metrics]
+) -> Markup:
+    """Return the front page: every dictionary with its density, and the metrics."""
+    body = render(
+        "monosem.explorer",
+        "summary.html",
+        title="Dictionaries",
+        summaries=summaries,
+        metrics=metrics_table(metrics) if metrics else None,
+    )
+    return page("Monosem", body, nav=_nav(place))
+
+
+def list_page(place: Place, database: FeatureDatabase, query: Query) -> Markup:
+    """Return one page of the list of features."""
+    found = database.list(
+        sort=query.sort,
+        descending=query.descending,
+        status=query.status or None,
+        search=query.search,
+        offset=query.page * PAGE_SIZE,
+        limit=PAGE_SIZE + 1,
+    )
+    here = base(place.name)
+    body = render(
+        "monosem.explorer",
+        "list.html",
+        name=place.name,
+        unit=unit(database).lower(),
+        site=str(database.site),
+        n_latents=database.n_latents,
+        base=here,
+        rows=[list_row(database, f) for f in found[:PAGE_SIZE]],
+        more=len(found) > PAGE_SIZE,
+        number=query.page,
+        search=query.search,
+        status=query.status,
+        sort=query.sort,
+        descending=query.descending,
+        sorts=_SORTS,
+        statuses=_STATUSES,
+        address=lambda **changes: query.address(here, **changes),
+    )
+    return page(f"{place.name} · Monosem", body, nav=_nav(place))
+
+
+def feature_page(place: Place, database: FeatureDatabase, index: int) -> Markup:
+    """Return the page of one feature."""
+    feature = database.feature(index)
+    view = feature_view(database, feature, remark=remark(feature, evidence(database, feature)))
+    here = base(place.name)
+    body = panel(view, link=lambda other: f"{here}{other}")
+    keys = Markup(
+        '<p class="note keys"><kbd>j</kbd> <kbd>k</kbd> next and previous · <kbd>l</kbd> list · '
+        "<kbd>r</kbd> random · <kbd>w</kbd> whole lines</p>"
+    )
+    title = f"{view.unit} {index} of {place.name} · Monosem"
+    return page(title, body + keys, nav=_nav(replace(place, index=index)))
+
+
+def message_page(place: Place, title: str, message: str) -> Markup:
+    """Return a page that says one thing, such as what was not found."""
+    body = render("monosem.explorer", "message.html", title=title, message=message)
+    return page(title, body, nav=_nav(place))
+
+
+def _nav(place: Place) -> Markup:
+    return render(
+        "monosem.explorer",
+        "nav.html",
+        names=place.names,
+        name=place.name,
+        index=place.index,
+        n_latents=place.n_latents,
+        prompts=place.prompts,
+    )
