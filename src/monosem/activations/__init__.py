@@ -1,0 +1,1 @@
+"""Where training gets its activations: a protocol, and its in-memory and live sources."""

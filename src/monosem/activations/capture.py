@@ -1,0 +1,242 @@
+"""CaptureSource: activations captured from a live model, shuffled in blocks.
+
+    epoch  = the contexts of the split in a seeded permutation
+    block  = the next `buffer_tokens` tokens of it, captured at once, ordinary tokens kept
+    stream = the rows of each block in a seeded permutation, block after block, epoch after epoch
+
+Contexts of a block come from all over the corpus, so its rows mix documents: at the default of 2^18
+tokens a block holds 2,048 contexts of 128 tokens, a sample of up to 2,048 documents, and a batch of
+4,096 rows has about two rows of each context. Public trainers mix 20 to 130 contexts that follow
+each other in the corpus. Memory: buffer_tokens * (d_in + d_out) * 4 bytes (d_out only where another
+site is the target), 512 MiB at width 512.
+
+The state is (epoch, block, position). A resumed run captures one block again, in the same passes, and
+goes on bit for bit. Only ordinary tokens are served: no special token, no first position.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from monosem.activations.source import SAMPLE, Batch, check_batch_size
+from monosem.core.config import Json
+from monosem.core.errors import (
+    ConfigError,
+    ResumeError,
+    ShapeMismatchError,
+    TokenizerMismatchError,
+)
+from monosem.models.language_model import LanguageModel
+from monosem.text.tokenizer import tokenizer_hash
+from monosem.text.tokens import Split, TokenStore
+
+PASS_TOKENS = 8192
+"""Tokens of one pass of the model."""
+SAMPLE_ROWS_PER_CONTEXT = 32
+"""A sample takes about so many rows of each context it captures."""
+
+
+class CaptureSource:
+    """Activations of `model` at `read`, paired with those at `write` for a transcoder."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        store: TokenStore,
+        read: str,
+        write: str | None = None,
+        *,
+        batch_size: int = 4096,
+        buffer_tokens: int = 2**18,
+        split: Split = "train",
+        seed: int = 0,
+    ) -> None:
+        """Check that model, store and sites fit together; nothing is captured yet."""
+        check_fit(model, store)
+        check_batch_size(batch_size)
+        self._read = str(model.check_site(read))
+        self._write = self._read if write is None else str(model.check_site(write))
+        self.batch_size = batch_size
+        self.d_in, self.d_out = model.width(self._read), model.width(self._write)
+        self._contexts = np.asarray(store.contexts(split), dtype=np.int64)
+        if len(self._contexts) == 0:
+            raise ConfigError(f"`{store.path}` has no contexts in the {split} split. Add text.")
+        self._per_block = max(1, min(buffer_tokens // store.context, len(self._contexts)))
+        if batch_size > self._per_block * store.context:
+            raise ConfigError(
+                f"A buffer of {self._per_block * store.context:,} tokens cannot mix a batch of "
+                f"{batch_size:,}. Use a larger `buffer_tokens`, a smaller `batch_size`, or more text."
+            )
+        self._model, self._store, self._seed = model, store, seed
+        self._epoch, self._block, self._position = 0, 0, 0
+        self._order = self._contexts_of(0)
+        self._held: _Block | None = None
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of an epoch."""
+        return -(-len(self._contexts) // self._per_block)
+
+    @property
+    def epoch(self) -> float:
+        """How often every row has been served, counted in blocks within the epoch."""
+        within = 0.0 if self._held is None else self._position / max(1, len(self._held))
+        return self._epoch + (self._block + within) / self.n_blocks
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches for ever; one may begin in a block and end in the next."""
+        while True:
+            parts: list[Batch] = []
+            missing, empty = self.batch_size, 0
+            while missing:
+                block = self._current()
+                if self._position >= len(block):
+                    empty = empty + 1 if len(block) == 0 else 0
+                    if empty == self.n_blocks:
+                        raise ConfigError(
+                            f"`{self._store.path}` has no ordinary token to train on."
+                        )
+                    self._advance()
+                    continue
+                part = block.take(slice(self._position, self._position + missing))
+                self._position += len(part)
+                missing -= len(part)
+                parts.append(part)
+            yield _joined(parts)
+
+    def state_dict(self) -> Json:
+        """Return epoch, block and position, and what they were counted in."""
+        place = {"epoch": self._epoch, "block": self._block, "position": self._position}
+        return {**place, **self._identity()}
+
+    def load_state_dict(self, state: Json) -> None:
+        """Go to where `state` was taken; the block is captured again when it is asked for."""
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise ResumeError(
+                    f"The position was taken with `{name}` {state.get(name)}; this source has {value}. "
+                    "Resume with the same model, tokens, sites and buffer."
+                )
+        self._epoch, self._block, self._position = (
+            int(state[k]) for k in ("epoch", "block", "position")
+        )
+        self._order, self._held = self._contexts_of(self._epoch), None
+
+    def sample(self, n: int) -> Batch:
+        """Return `n` rows from contexts drawn at random from the whole split."""
+        place = [self._epoch, self._block, self._position]
+        generator = np.random.default_rng([self._seed, SAMPLE, *place])
+        order = generator.permutation(self._contexts)
+        wanted = -(-n // min(SAMPLE_ROWS_PER_CONTEXT, max(1, self._store.context // 4)))
+        mask = self._ordinary(order[:wanted])
+        while mask.sum() < n and wanted < len(
+            order
+        ):  # few ordinary tokens here: take more contexts
+            wanted *= 2
+            mask = self._ordinary(order[:wanted])
+        kept = np.zeros(mask.size, dtype=np.bool_)
+        kept[generator.permutation(mask.ravel().nonzero()[0])[:n]] = True
+        return self._capture(order[:wanted], kept.reshape(mask.shape))
+
+    def _current(self) -> "_Block":
+        if self._held is None:
+            start = self._block * self._per_block
+            contexts = self._order[start : start + self._per_block]
+            rows = self._capture(contexts, self._ordinary(contexts))
+            generator = np.random.default_rng([self._seed, 0, self._epoch, self._block])
+            self._held = _Block(rows, torch.from_numpy(generator.permutation(len(rows))))
+        return self._held
+
+    def _advance(self) -> None:
+        self._held = None  # let go of its memory before the next one is captured
+        self._position, self._block = 0, self._block + 1
+        if self._block == self.n_blocks:
+            self._epoch, self._block = self._epoch + 1, 0
+            self._order = self._contexts_of(self._epoch)
+
+    def _contexts_of(self, epoch: int) -> Int64[np.ndarray, " n_contexts"]:
+        return np.random.default_rng([self._seed, 0, epoch]).permutation(self._contexts)
+
+    def _ordinary(self, contexts: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, "n pos"]:
+        return self._store.ordinary(self._store.tokens(contexts))
+
+    def _capture(self, contexts: Int64[np.ndarray, " n"], mask: Bool[np.ndarray, "n pos"]) -> Batch:
+        """Return the activations of the tokens that `mask` keeps, context after context."""
+        sites = list(dict.fromkeys((self._read, self._write)))
+        which, position = mask.nonzero()
+        rows = torch.from_numpy(contexts[which] * self._store.context + position)
+        kept = [
+            torch.empty(len(rows), width, dtype=torch.float32, device=self._model.device)
+            for width in (self.d_in, self.d_out)[: len(sites)]
+        ]
+        step, done = max(1, PASS_TOKENS // self._store.context), 0
+        for start in range(0, len(contexts), step):
+            here = torch.from_numpy(mask[start : start + step].ravel().nonzero()[0])
+            if len(here):
+                tokens = torch.from_numpy(self._store.tokens(contexts[start : start + step]))
+                captured = self._model.capture(tokens, sites)
+                for held, site in zip(kept, sites, strict=True):
+                    x = captured[site].flatten(2).flatten(0, 1)
+                    held[done : done + len(here)] = x[here.to(x.device)]
+            done += len(here)
+        return Batch(kept[0], kept[-1], rows)
+
+    def _identity(self) -> Json:
+        return {
+            "model": self._model.hash,
+            "tokens": self._store.hash,
+            "read": self._read,
+            "write": self._write,
+            "batch_size": self.batch_size,
+            "contexts_per_block": self._per_block,
+            "n_contexts": len(self._contexts),
+            "seed": self._seed,
+        }
+
+
+class _Block:
+    """The rows of one block, and the order in which they are served."""
+
+    def __init__(self, rows: Batch, order: Int64[Tensor, " n_rows"]) -> None:
+        self._rows, self._order = rows, order
+        self._order_there = order.to(rows.x.device)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, places: slice) -> Batch:
+        """Return the rows at `places` of the order."""
+        there = self._order_there[places]
+        x = self._rows.x[there]
+        target = x if self._rows.target is self._rows.x else self._rows.target[there]
+        return Batch(x, target, self._rows.rows[self._order[places]])
+
+
+def check_fit(model: LanguageModel, store: TokenStore) -> None:
+    """Raise unless `model` can read the tokens of `store`, and they mean to it what they say."""
+    if store.context > model.context:
+        raise ShapeMismatchError(
+            f"`{store.path}` has contexts of {store.context} tokens; `{model.name}` has "
+            f"{model.context} positions. Make the tokens with `--context {model.context}`."
+        )
+    tokenizer = model.tokenizer
+    own = tokenizer_hash(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerFast) else None
+    if store.vocab_size > model.vocab_size or own not in (None, store.tokenizer_hash):
+        raise TokenizerMismatchError(
+            f"`{store.path}` was made with another tokenizer ({store.vocab_size:,} tokens) than that of "
+            f"`{model.name}` (vocabulary {model.vocab_size:,}). Make the tokens with the model's own: "
+            f"`monosem tokens --tokenizer {model.name}`."
+        )
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    x = torch.cat([p.x for p in parts])
+    same = parts[0].target is parts[0].x
+    target = x if same else torch.cat([p.target for p in parts])
+    return Batch(x, target, torch.cat([p.rows for p in parts]))
