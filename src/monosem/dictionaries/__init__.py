@@ -1,3 +1,5 @@
 """Dictionaries: one file per architecture, one export line here; exporting it registers it."""
 
-from monosem.dictionaries.base import Dictionary as Dictionary
+from monosem.dictionaries.baselines import Neurons as Neurons
+from monosem.dictionaries.relu import ReLU as ReLU
+from monosem.dictionaries.topk import TopK as TopK

@@ -22,59 +22,26 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from markupsafe import Markup
 from torch import Tensor, nn
 
-from monosem.core.config import Json, from_json
+from monosem.core.config import from_json
 from monosem.core.errors import ConfigError, ShapeMismatchError, unknown_name
 from monosem.dictionaries import saving
-from monosem.dictionaries.latents import AnyLatents, RaggedLatents, SparseLatents
+from monosem.dictionaries.config import DictionaryConfig as DictionaryConfig
+from monosem.dictionaries.config import register
+from monosem.dictionaries.latents import AnyLatents as AnyLatents
+from monosem.dictionaries.latents import RaggedLatents as RaggedLatents
+from monosem.dictionaries.latents import SparseLatents as SparseLatents
+from monosem.dictionaries.state import SampleSource as SampleSource
+from monosem.dictionaries.state import TrainState as TrainState
 from monosem.kernels import dispatch
 from monosem.kernels.pattern import Pattern
 from monosem.rendering.card import card
-
-
-@dataclass(frozen=True, kw_only=True)
-class DictionaryConfig:
-    """What every architecture is configured by."""
-
-    architecture: ClassVar[str] = ""
-
-    d_in: int = 0
-    """Width of the activations it reads; 0 is filled in from the site."""
-    d_out: int = 0
-    """Width of what it reconstructs; 0 is `d_in`."""
-    n_latents: int = 4096
-    """Number of latents."""
-    seed: int = 0
-    """Seed of the initial weights."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("d_in", 0), ("d_out", 0), ("n_latents", 1)):
-            at_least(name, getattr(self, name), least)
-
-    def with_widths(self, d_in: int, d_out: int) -> Self:
-        """The same configuration for a site of these widths; widths already set must agree."""
-        for name, given in (("d_in", d_in), ("d_out", d_out)):
-            at_least(name, given, 1)
-            own = getattr(self, name)
-            if own not in (0, given):
-                raise ShapeMismatchError(
-                    f"The dictionary `{self.architecture}` is configured with `{name}`={own}, but the "
-                    f"site has width {given}. Leave `{name}` at 0, or choose the site it was made for."
-                )
-        return dataclasses.replace(self, d_in=d_in, d_out=d_out)
-
-    @classmethod
-    def resolve(cls, data: Json) -> "type[DictionaryConfig]":
-        """The configuration class that `data` names in `architecture`."""
-        name = data.get("architecture", cls.architecture)
-        return architecture(str(name)).config_type
-
 
 C = TypeVar("C", bound=DictionaryConfig)
 
@@ -95,35 +62,6 @@ class Conventions:
     """Whether it reads raw activations with unit-norm decoder rows."""
 
 
-@dataclass
-class TrainState:
-    """What a loss may know of training; it belongs to the trainer and is only read."""
-
-    step: int
-    """Steps done before this one."""
-    n_steps: int
-    tokens_since_fired: Int64[Tensor, " n_latents"]
-    dead: Bool[Tensor, " n_latents"]
-    generator: torch.Generator
-
-
-class Sample(Protocol):
-    """Activations and what should be reconstructed from them."""
-
-    @property
-    def x(self) -> Tensor: ...  # noqa: D102
-    @property
-    def target(self) -> Tensor: ...  # noqa: D102
-
-
-class SampleSource(Protocol):
-    """Where a dictionary may ask for fresh activations; every `ActivationSource` is one."""
-
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    def sample(self, n: int) -> Sample: ...  # noqa: D102
-
-
 class Dictionary(nn.Module, abc.ABC, Generic[C]):
     """Encoder and decoder; `class TopK(Dictionary[TopKConfig], name="topk", config=TopKConfig)`."""
 
@@ -140,13 +78,8 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
 
     def __init_subclass__(cls, *, name: str, config: type[DictionaryConfig]) -> None:
         super().__init_subclass__()
-        if name in _ARCHITECTURES:
-            raise ConfigError(
-                f"The architecture `{name}` is already `{_ARCHITECTURES[name].__qualname__}`. "
-                "Choose another name."
-            )
+        register(name, config)
         cls.architecture, cls.config_type = name, config
-        config.architecture = name
         _ARCHITECTURES[name] = cls
 
     def __init__(self, config: C) -> None:
@@ -157,9 +90,13 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
                 "Set it, or let the trainer fill it in from the site."
             )
         self.config: C = config.with_widths(config.d_in, config.d_out or config.d_in)
-        self.conventions = Conventions(loss_scale=self.loss_scale)
+        # a centre of another space than the input's cannot be subtracted from it
+        same_width = self.config.d_in == self.config.d_out
+        self.conventions = Conventions(loss_scale=self.loss_scale, subtract_b_dec=same_width)
         self.origin = saving.Origin()
-        self.firing: Int64[Tensor, " n_latents"] = torch.zeros(config.n_latents, dtype=torch.int64)
+        self.firing: Int64[Tensor, " n_latents"] = torch.zeros(
+            self.config.n_latents, dtype=torch.int64
+        )
         """Rows of the last batch given to `loss_terms` on which each latent fired."""
 
     @property
@@ -181,6 +118,11 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
     def site(self) -> str:
         """Site it was trained to read, or an empty string."""
         return self.origin.site
+
+    @property
+    def centre(self) -> Float[Tensor, " d_in"]:
+        """What is subtracted from the input before the encoder: `b_dec`, or zeros."""
+        return self.b_dec if self.conventions.subtract_b_dec else self.b_dec.new_zeros(self.d_in)
 
     @abc.abstractmethod
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
@@ -291,7 +233,7 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
         rows.append(("shape", f"{self.d_in:,} → {self.n_latents:,} latents → {self.d_out:,}"))
         own = {f.name for f in dataclasses.fields(DictionaryConfig)}
         fields = [f.name for f in dataclasses.fields(self.config) if f.name not in own]
-        rows += [(name, f"{getattr(self.config, name):,}") for name in fields]
+        rows += [(name, str(getattr(self.config, name))) for name in fields]
         return rows + [(name, f"{value:.4g}") for name, value in self.origin.metrics.items()]
 
     def _repr_html_(self) -> Markup:
@@ -327,11 +269,3 @@ def load(path: Path | str) -> Dictionary[Any]:
     dictionary.conventions = from_json(Conventions, saved.conventions)
     dictionary.origin = saved.origin
     return dictionary
-
-
-def at_least(name: str, value: float, least: float) -> None:
-    """Raise `ConfigError` unless `value >= least`."""
-    if not value >= least:
-        raise ConfigError(
-            f"`{name}` must be at least {least}, got {value}. Set it to {least} or more."
-        )

@@ -13,18 +13,6 @@ from monosem.kernels import reference, sparse_cpu
 from monosem.kernels.pattern import Pattern
 
 
-def encode_at(
-    x: Float[Tensor, "batch d_in"],
-    centre: Float[Tensor, " d_in"],
-    W_enc: Float[Tensor, "d_in n_latents"],
-    b_enc: Float[Tensor, " n_latents"],
-    pattern: Pattern,
-) -> Float[Tensor, "batch k"]:
-    """Pre-activations of `x` at the places of `pattern`, differentiable."""
-    kernel = sparse_cpu if has_cpu_kernel(x, W_enc) else reference
-    return kernel.encode_at(x, centre, W_enc, b_enc, pattern)
-
-
 def decode(
     values: Float[Tensor, "batch k"], W_dec: Float[Tensor, "n_latents d_out"], pattern: Pattern
 ) -> Float[Tensor, "batch d_out"]:

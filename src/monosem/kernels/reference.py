@@ -9,6 +9,16 @@ from torch import Tensor
 from monosem.kernels.pattern import Pattern
 
 
+def pre_activations(
+    x: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+) -> Float[Tensor, "batch n_latents"]:
+    """All pre-activations."""
+    return (x - centre) @ W_enc + b_enc
+
+
 def encode_at(
     x: Float[Tensor, "batch d_in"],
     centre: Float[Tensor, " d_in"],
@@ -17,7 +27,7 @@ def encode_at(
     pattern: Pattern,
 ) -> Float[Tensor, "batch k"]:
     """Pre-activations at the chosen places."""
-    return ((x - centre) @ W_enc + b_enc).gather(1, pattern.indices.long())
+    return pre_activations(x, centre, W_enc, b_enc).gather(1, pattern.indices.long())
 
 
 def decode_at(

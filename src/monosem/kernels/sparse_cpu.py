@@ -27,9 +27,13 @@ def encode_at(
     W_enc: Float[Tensor, "d_in n_latents"],
     b_enc: Float[Tensor, " n_latents"],
     pattern: Pattern,
+    values: Float[Tensor, "batch k"],
 ) -> Float[Tensor, "batch k"]:
-    """Pre-activations at the chosen places, differentiable in everything but the choice."""
-    return _EncodeAt.apply(x, centre, W_enc, b_enc, pattern)  # pyright: ignore[reportReturnType]
+    """Give the pre-activations `values` at the chosen places their gradients.
+
+    Whoever chose has computed them already; `inner(x - centre, W_enc, pattern)` plus the biases.
+    """
+    return _EncodeAt.apply(x, centre, W_enc, b_enc, pattern, values)  # pyright: ignore[reportReturnType]
 
 
 def decode_at(
@@ -76,27 +80,36 @@ def inner(
 class _EncodeAt(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, centre: Tensor, W_enc: Tensor, b_enc: Tensor, pattern: Pattern
+        ctx: Any,
+        x: Tensor,
+        centre: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,  # noqa: ARG004 (its gradient is asked for)
+        pattern: Pattern,
+        values: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(x, centre, W_enc)
         ctx.pattern = pattern
-        return inner(x - centre, W_enc, pattern) + b_enc[pattern.indices]
+        return values.clone()  # an output may not be an input that wants no gradient
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
         (gradient,) = grad_outputs
         x, centre, W_enc = ctx.saved_tensors
         pattern: Pattern = ctx.pattern
         rows = W_enc.t().contiguous()  # no copy where encoder vectors are contiguous, as ours are
         d_b_enc = gradient.new_zeros(pattern.n_latents)
         d_b_enc.index_add_(0, pattern.indices.flatten(), gradient.flatten())
-        needs_x, needs_centre, needs_W_enc, needs_b_enc, _ = ctx.needs_input_grad
+        needs_x, needs_centre, needs_W_enc, needs_b_enc, *_ = ctx.needs_input_grad
         return (
             gather_sum(gradient.contiguous(), rows, pattern) if needs_x else None,
             -(d_b_enc @ rows) if needs_centre else None,
             scatter_sum(gradient, x - centre, pattern).t() if needs_W_enc else None,
             d_b_enc if needs_b_enc else None,
+            None,
             None,
         )
 
@@ -110,7 +123,9 @@ class _DecodeAt(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
         gradient = grad_outputs[0].contiguous()
         values, W_dec = ctx.saved_tensors
         pattern: Pattern = ctx.pattern
