@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from monosem.features.database import Feature, FeatureDatabase
+from monosem.features.database import FeatureDatabase
+from monosem.features.feature import Feature
 from monosem.rendering.template import share
 from monosem.rendering.tokens import token
 

@@ -18,12 +18,14 @@ from monosem.rendering.template import render
 
 PAGE_SIZE = 50
 
-Sort = Literal["density", "max_activation", "index", "n_fired"]
+Sort = Literal["density", "max_activation", "mean_activation", "kurtosis", "index"]
 Status = Literal["", "alive", "ultralow", "dead"]
 
 _SORTS = [
     ("density", "density"),
     ("max_activation", "maximum"),
+    ("mean_activation", "mean when active"),
+    ("kurtosis", "kurtosis"),
     ("index", "index"),
 ]
 _STATUSES = [("", "any"), ("alive", "alive"), ("ultralow", "ultralow"), ("dead", "dead")]
@@ -78,13 +80,15 @@ def summary_page(
 
 def list_page(place: Place, database: FeatureDatabase, query: Query) -> Markup:
     """Return one page of the list of features."""
+    status = query.status or None
+    n_found = database.count(status=status, search=query.search)
     found = database.list(
         sort=query.sort,
         descending=query.descending,
-        status=query.status or None,
+        status=status,
         search=query.search,
         offset=query.page * PAGE_SIZE,
-        limit=PAGE_SIZE + 1,
+        limit=PAGE_SIZE,
     )
     here = base(place.name)
     body = render(
@@ -95,8 +99,10 @@ def list_page(place: Place, database: FeatureDatabase, query: Query) -> Markup:
         site=str(database.site),
         n_latents=database.n_latents,
         base=here,
-        rows=[list_row(database, f) for f in found[:PAGE_SIZE]],
-        more=len(found) > PAGE_SIZE,
+        rows=[list_row(database, f) for f in found],
+        n_found=n_found,
+        first=query.page * PAGE_SIZE,
+        more=(query.page + 1) * PAGE_SIZE < n_found,
         number=query.page,
         search=query.search,
         status=query.status,

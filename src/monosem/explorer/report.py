@@ -16,7 +16,8 @@ from monosem.explorer.evidence import PLAIN, POOL, Evidence, choose, draw, remar
 from monosem.explorer.metrics import Metrics, language_model_table, metrics_table
 from monosem.explorer.summary import summarise
 from monosem.explorer.view import feature_view, unit
-from monosem.features.database import Feature, FeatureDatabase
+from monosem.features.database import FeatureDatabase
+from monosem.features.feature import Feature
 from monosem.rendering.feature import panel
 from monosem.rendering.page import page
 from monosem.rendering.template import render

@@ -8,7 +8,8 @@ import numpy as np
 from markupsafe import Markup
 
 from monosem.explorer.view import unit
-from monosem.features.database import Feature, FeatureDatabase
+from monosem.features.database import FeatureDatabase
+from monosem.features.feature import Feature
 from monosem.rendering.histogram import svg
 
 BINS_PER_DECADE = 8

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from monosem.features.database import Example, Feature, FeatureDatabase, Window
+from monosem.features.database import FeatureDatabase
+from monosem.features.feature import Example, Feature, Window
 from monosem.rendering.feature import N_INTERVALS, ExampleGroup, ExampleView, FeatureView
 from monosem.rendering.template import share
 

@@ -57,7 +57,7 @@ def oklab(colour: str) -> Rgb:
     )
 
 
-def level(activation: float, maximum: float) -> int:
+def level(activation: float | int, maximum: float | int) -> int:
     """Return the step of the ramp, 0..`LEVELS`, of `activation`; anything positive is at least 1.
 
     >>> [level(a, 8.0) for a in (-1.0, 0.0, 1e-9, 4.0, 8.0, 80.0, float("nan"))]

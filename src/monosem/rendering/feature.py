@@ -22,9 +22,9 @@ class ExampleView:
     """One place in the text where the feature fired, with the tokens around it."""
 
     pieces: Sequence[str]
-    activations: Sequence[float]
+    activations: Sequence[float | int]
     focus: int
-    activation: float
+    activation: float | int
     row_start: int
     """Row of the first token shown."""
     document: str
@@ -49,17 +49,17 @@ class FeatureView:
     unit: str = "Feature"
     status: str
     label: str = ""
-    density: float
+    density: float | int
     n_fired: int
-    max_activation: float
-    moments: Sequence[tuple[str, float]]
+    max_activation: float | int
+    moments: Sequence[tuple[str, float | int]]
     """Name and value, of the positive activations only."""
-    counts: Sequence[float]
-    edges: Sequence[float]
-    promoted: Sequence[tuple[str, float]]
-    suppressed: Sequence[tuple[str, float]]
-    neighbours: Sequence[tuple[int, float]]
-    neurons: Sequence[tuple[int, float]]
+    counts: Sequence[float | int]
+    edges: Sequence[float | int]
+    promoted: Sequence[tuple[str, float | int]]
+    suppressed: Sequence[tuple[str, float | int]]
+    neighbours: Sequence[tuple[int, float | int]]
+    neurons: Sequence[tuple[int, float | int]]
     groups: Sequence[ExampleGroup] = ()
     remark: str | Markup = ""
     """A sentence on what the examples show, or on why there are none."""
@@ -124,12 +124,12 @@ def notebook(view: FeatureView, *, n_examples: int = 8) -> Markup:
     return card(title, shown, Markup("").join([drawing, *lines]))
 
 
-def _tokens(effects: Sequence[tuple[str, float]], n_tokens: int = 8) -> Markup:
+def _tokens(effects: Sequence[tuple[str, float | int]], n_tokens: int = 8) -> Markup:
     return Markup(" &ensp;").join(
         Markup("{} <small>{}</small>").format(token(piece), signed(value))
         for piece, value in effects[:n_tokens]
     )
 
 
-def _pairs(pairs: Sequence[tuple[int, float]], n_pairs: int = 5) -> str:
+def _pairs(pairs: Sequence[tuple[int, float | int]], n_pairs: int = 5) -> str:
     return " · ".join(f"{index} ({signed(value)})" for index, value in pairs[:n_pairs])

@@ -18,13 +18,13 @@ _Scale = Callable[[float], float]
 
 
 def svg(
-    counts: Sequence[float],
-    edges: Sequence[float],
+    counts: Sequence[float | int],
+    edges: Sequence[float | int],
     *,
     title: str,
     log: bool,
     powers: bool = False,
-    marks: Sequence[float] = (),
+    marks: Sequence[float | int] = (),
     unit: str = "",
 ) -> Markup:
     """Return the bars of `counts` between `edges`; `log` draws the counts on a logarithmic axis.

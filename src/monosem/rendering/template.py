@@ -39,7 +39,7 @@ def environment(package: str) -> Environment:
     return found
 
 
-def number(value: float | None) -> str:
+def number(value: float | int | None) -> str:
     """Return three significant digits; a dash where there is no value.
 
     >>> number(0.12345), number(1234.5), number(12.0), number(None), number(float("nan"))
@@ -52,7 +52,7 @@ def number(value: float | None) -> str:
     return f"{value:.3g}".replace("-", "−", 1)
 
 
-def share(value: float | None) -> str:
+def share(value: float | int | None) -> str:
     """Return a share as a percentage of two significant digits.
 
     >>> share(0.0013), share(0.5), share(0.0), share(1e-7), share(1.0)
@@ -68,7 +68,7 @@ def share(value: float | None) -> str:
     return f"{shown.rstrip('0').rstrip('.') if '.' in shown else shown} %"
 
 
-def one_in(density: float) -> str:
+def one_in(density: float | int) -> str:
     """Return a density as "one token in n".
 
     >>> one_in(0.0013), one_in(0.0)
@@ -82,7 +82,7 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def signed(value: float) -> str:
+def signed(value: float | int) -> str:
     """Return two decimals with a sign.
 
     >>> signed(0.5), signed(-1.0)
@@ -91,7 +91,7 @@ def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def bar(value: float, largest: float) -> Markup:
+def bar(value: float | int, largest: float | int) -> Markup:
     """Return a horizontal bar of `|value| / largest` of its column, as SVG."""
     width = 100 * min(abs(value) / largest, 1.0) if largest > 0 else 0.0
     return Markup(

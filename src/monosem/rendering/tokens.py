@@ -15,9 +15,9 @@ from monosem.rendering.visible import printable, segments
 
 def highlight(
     pieces: Sequence[str],
-    activations: Sequence[float],
+    activations: Sequence[float | int],
     *,
-    maximum: float,
+    maximum: float | int,
     focus: int | None = None,
     row_start: int | None = None,
     document: str = "",
@@ -58,7 +58,7 @@ def token(piece: str) -> Markup:
     return Markup('<bdi class="tok">{}</bdi>').format(_marked(piece, edges=True))
 
 
-def _token(piece: str, activation: float, maximum: float, focused: bool) -> Markup:
+def _token(piece: str, activation: float, maximum: float | int, focused: bool) -> Markup:
     step = level(activation, maximum)
     names = [f"h{step}"] if step else []
     if focused:
