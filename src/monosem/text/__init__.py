@@ -1,0 +1,1 @@
+"""Text to tokens: corpora, tokenizers, the token store, and n-gram baselines."""

@@ -1,0 +1,93 @@
+"""Texts to token ids, each with the byte offset in the text where its piece begins.
+
+Pieces are cut so that they join to the source whatever the tokenizer does: a token's piece goes
+from the furthest end of the tokens before it to its own end. So a character whose bytes are split
+over tokens is shown whole at the first of them and the others are empty, and what a tokenizer
+drops (trimmed spaces, say) is shown with the token that follows it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+from tokenizers import Encoding, Tokenizer
+
+from monosem.core.errors import CorpusError
+from monosem.text.document import Document
+
+BATCH_CHARACTERS = 2**20
+BATCH_DOCUMENTS = 512
+METASPACE = "▁"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One document's tokens; `starts` are byte offsets into its UTF-8 text."""
+
+    document: Document
+    corpus: int
+    text: bytes
+    ids: Int[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " tokens"]
+
+
+def encode(core: Tokenizer, documents: Iterator[Document], corpus: int) -> Iterator[Encoded]:
+    """Yield the documents of one corpus encoded, in order; inside, many at a time."""
+    for batch in _batches(documents):
+        encodings = core.encode_batch([d.text for d in batch], add_special_tokens=False)
+        for document, encoding in zip(batch, encodings, strict=True):
+            yield _encoded(corpus, document, encoding)
+
+
+def piece_starts(text: str, encoding: Encoding) -> Int[np.ndarray, " tokens"]:
+    """Return the character offset at which each token's piece begins."""
+    n = len(encoding.ids)
+    ends = np.fromiter((end for _, end in encoding.offsets), dtype=np.int64, count=n)
+    starts = np.zeros(n, dtype=np.int64)
+    np.maximum.accumulate(ends[:-1], out=starts[1:])
+    if n > 1 and encoding.tokens[0] == METASPACE and encoding.offsets[0] == encoding.offsets[1]:
+        starts[1] = (
+            0  # a word mark put in by the tokenizer: the character belongs to the next token
+        )
+    return np.minimum(starts, len(text))
+
+
+def byte_offsets(
+    text: str, data: bytes, characters: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, " n"]:
+    """Return where in the UTF-8 bytes `data` of `text` each character offset lies."""
+    if len(text) == len(data):
+        return characters
+    raw = np.frombuffer(data, dtype=np.uint8)
+    first_bytes = np.flatnonzero((raw & 0xC0) != 0x80)
+    return np.append(first_bytes, len(data))[characters]
+
+
+def _encoded(corpus: int, document: Document, encoding: Encoding) -> Encoded:
+    data = _utf8(document)
+    starts = byte_offsets(document.text, data, piece_starts(document.text, encoding))
+    return Encoded(document, corpus, data, np.array(encoding.ids, dtype=np.int64), starts)
+
+
+def _utf8(document: Document) -> bytes:
+    try:
+        return document.text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"The document `{document.name}` holds half a surrogate pair at character {error.start:,}, "
+            "which is no text. Repair or remove that document."
+        ) from error
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[Sequence[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
