@@ -16,6 +16,7 @@ from monosem.text.corpus import open_corpus
 from monosem.text.document import SPLITS, Corpus, Document, Split, split_of
 from monosem.text.encoding import Encoded, encode
 from monosem.text.packing import Packer, write_store
+from monosem.text.store import KIND, TOKENIZER, DocumentRef, TokensConfig, TokenStore
 from monosem.text.tokenizer import (
     TokenPolicy,
     load_tokenizer,
@@ -23,7 +24,6 @@ from monosem.text.tokenizer import (
     tokenizer_hash,
     train_tokenizer,
 )
-from monosem.text.store import KIND, TOKENIZER, DocumentRef, TokensConfig, TokenStore
 
 __all__ = ["DocumentRef", "TokenStore", "TokensConfig", "build_token_store"]
 
