@@ -106,8 +106,8 @@ class ReconstructionSums:
         self.n_active += n_active
         self.errors.append(_squares(x, x_hat).cpu().numpy())
         self.variance += float(_squares(x, self.mean).sum())
-        square, dot = _squares(x_hat, 0), (x.double() * x_hat.double()).sum(-1)
-        norm, norm_hat = _squares(x, 0).sqrt(), square.sqrt()
+        square, dot = _squares(x_hat, 0.0), (x.double() * x_hat.double()).sum(-1)
+        norm, norm_hat = _squares(x, 0.0).sqrt(), square.sqrt()
         self.cosine += float(_safe(dot, norm * norm_hat).sum())
         self.l2_ratio += float(_safe(norm_hat, norm).sum())
         self.x_hat_square += float(square.sum())
@@ -129,7 +129,7 @@ class ReconstructionSums:
         """Return every measure by name, with the 99th percentile of the per-token error."""
         return {
             "fvu": self.fvu,
-            "fvu_p99": self.fvu_percentile(99),
+            "fvu_p99": self.fvu_percentile(99.0),
             "l0": _ratio(self.n_active, self.n_tokens),
             "cosine": _ratio(self.cosine, self.n_tokens),
             "l2_ratio": _ratio(self.l2_ratio, self.n_tokens),
@@ -150,5 +150,5 @@ def _safe(top: Tensor, bottom: Tensor) -> Tensor:
     return torch.where(bottom > 0, top / bottom.clamp_min(torch.finfo(bottom.dtype).tiny), 0.0)
 
 
-def _ratio(top: float, bottom: float) -> float:
+def _ratio(top: int | float, bottom: int | float) -> float:
     return top / bottom if bottom else math.nan

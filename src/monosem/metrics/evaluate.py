@@ -1,0 +1,255 @@
+"""Evaluation: what a dictionary explains, what it costs the language model, and which latents live.
+
+    evaluate_many({"topk": topk, "relu": relu}, model, store) -> {name: measures}
+
+Two passes over text, shared by all dictionaries: the held-out pass (`heldout.py`: reconstruction and
+losses) and the firing pass (`firing.py`: density). Beside them stands the neuron basis, without which
+no figure means much: `neurons` = the top k coordinates of the site at the first dictionary's l0;
+`neurons_all` = every positive coordinate, for density only.
+
+A measure that cannot be had is null, and `void` says why (`loss_recovered.py`).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from monosem.core.config import Json, to_json
+from monosem.core.errors import ConfigError, ShapeMismatchError
+from monosem.dictionaries.baselines import Neurons
+from monosem.metrics import density
+from monosem.metrics.firing import Firing, count_firing
+from monosem.metrics.heldout import HeldOut, held_out
+from monosem.metrics.loss_recovered import Measure, delta_ce, share
+from monosem.metrics.stream import (
+    AnyDictionary,
+    Place,
+    activations,
+    blocks,
+    first,
+    on_device,
+    ordinary_mean,
+    visit,
+)
+from monosem.models.language_model import LanguageModel
+from monosem.runtime import matmul
+from monosem.text.tokens import TokenStore
+
+NEURONS, ALL_NEURONS = "neurons", "neurons_all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How much text an evaluation reads."""
+
+    n_loss_tokens: int = 65_536
+    """Held-out tokens for reconstruction and losses."""
+    n_mean_tokens: int = 131_072
+    """Training tokens for the mean of the site."""
+    n_density_tokens: int = 2_000_000
+    """Tokens over which firings are counted: held-out ones first, then training ones."""
+    batch_tokens: int = 4096
+    """Tokens encoded at once."""
+    seed: int = 0
+    """Seed of the order in which contexts are visited."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        for name in ("n_loss_tokens", "n_mean_tokens", "n_density_tokens", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+
+
+def evaluate(
+    dictionary: AnyDictionary,
+    model: LanguageModel,
+    store: TokenStore,
+    config: EvaluateConfig | None = None,
+    *,
+    site: str | None = None,
+) -> Json:
+    """Return the measures of one dictionary by name.
+
+    `site` is needed only for a dictionary that does not record its own.
+    """
+    found = evaluate_many(
+        {"dictionary": dictionary}, model, store, config, site=site, neurons=False
+    )
+    return found["dictionary"]
+
+
+def evaluate_many(
+    dictionaries: Mapping[str, AnyDictionary],
+    model: LanguageModel,
+    store: TokenStore,
+    config: EvaluateConfig | None = None,
+    *,
+    site: str | None = None,
+    neurons: bool = True,
+) -> dict[str, Json]:
+    """Return the measures of several dictionaries of one site, by name, from one pass over the text.
+
+    With `neurons`, the neuron basis is measured beside them as `neurons` and `neurons_all`.
+    """
+    config = config or EvaluateConfig()
+    place = Place(model, store, _site_of(dictionaries, site))
+    check(dictionaries, place)
+    own = {name: on_device(d, model.device) for name, d in dictionaries.items()}
+    if not neurons:
+        return _measure(own, place, config)
+    for name in (NEURONS, ALL_NEURONS):
+        if name in own:
+            raise ConfigError(
+                f"`{name}` is the name of the neuron basis. Name the dictionary otherwise, or pass "
+                "`neurons=False`."
+            )
+    k = max(1, round(_quick_l0(next(iter(own.values())), place, config)))
+    return _measure({**own, **_neurons(place, k)}, place, config)
+
+
+def evaluate_neurons(
+    model: LanguageModel,
+    store: TokenStore,
+    config: EvaluateConfig | None = None,
+    *,
+    site: str,
+    k: int,
+) -> dict[str, Json]:
+    """Return the measures of the neuron basis alone: `neurons` (top k) and `neurons_all`."""
+    place = Place(model, store, site)
+    place.check()
+    return _measure(_neurons(place, k), place, config or EvaluateConfig())
+
+
+def check(dictionaries: Mapping[str, AnyDictionary], place: Place) -> None:
+    """Raise unless every dictionary belongs to the site, and the model can read the store."""
+    place.check()
+    for name, dictionary in dictionaries.items():
+        if dictionary.d_in != place.width:
+            raise ShapeMismatchError(
+                f"The dictionary `{name}` reads width {dictionary.d_in}; `{place.site}` of "
+                f"`{place.model.name}` has {place.width}. Choose the model and the site it was trained at."
+            )
+        target = dictionary.origin.target
+        if dictionary.d_out != dictionary.d_in or target not in ("", place.site):
+            raise ConfigError(
+                f"The dictionary `{name}` reads `{place.site}` and reconstructs "
+                f"`{target or 'another width'}`; only dictionaries that reconstruct what they read "
+                "are evaluated."
+            )
+
+
+def _site_of(dictionaries: Mapping[str, AnyDictionary], site: str | None) -> str:
+    if not dictionaries:
+        raise ConfigError("There is no dictionary to evaluate. Pass at least one.")
+    sites = {name: d.site for name, d in dictionaries.items() if d.site}
+    wanted = site or next(iter(sites.values()), "")
+    if not wanted:
+        raise ConfigError(
+            f"The dictionary `{next(iter(dictionaries))}` does not record its site. "
+            "Name it: `site='blocks.0.mlp.hook_post'`."
+        )
+    for name, own in sites.items():
+        if own != wanted:
+            raise ConfigError(
+                f"The dictionary `{name}` was trained at `{own}`, not at `{wanted}`. Evaluate "
+                "dictionaries of one site together, each at its own."
+            )
+    return wanted
+
+
+def _neurons(place: Place, k: int) -> dict[str, AnyDictionary]:
+    if k > place.width:
+        raise ConfigError(
+            f"`k` = {k} is more than the {place.width} coordinates of `{place.site}`."
+        )
+    device = place.model.device
+    return {
+        NEURONS: on_device(Neurons.of_width(place.width, k), device),
+        ALL_NEURONS: on_device(Neurons.of_width(place.width), device),
+    }
+
+
+@torch.no_grad()
+def _quick_l0(dictionary: AnyDictionary, place: Place, config: EvaluateConfig) -> float:
+    """Return the l0 of one batch: enough to choose the k of the neurons, a whole number."""
+    contexts = first(visit(place.store, "heldout", config.seed), place.store, config.batch_tokens)
+    block = next(blocks(place.store, contexts, config.batch_tokens))
+    x = activations(place, block)[block.ordinary.to(place.model.device)]
+    return len(dictionary.encode_sparse(x).active()) / len(x)
+
+
+def _measure(
+    dictionaries: Mapping[str, AnyDictionary], place: Place, config: EvaluateConfig
+) -> dict[str, Json]:
+    spliced = {name: d for name, d in dictionaries.items() if name != ALL_NEURONS}
+    mean = ordinary_mean(place, config.n_mean_tokens, config.seed, config.batch_tokens)
+    contexts = first(visit(place.store, "heldout", config.seed), place.store, config.n_loss_tokens)
+    held = held_out(spliced, place, mean, contexts, config.batch_tokens)
+    policy = matmul.choose(place.model.device)
+    firing = count_firing(
+        dictionaries,
+        place,
+        n_tokens=config.n_density_tokens,
+        seed=config.seed,
+        batch=config.batch_tokens,
+        policy=policy,
+    )
+    rows: dict[str, Json] = {}
+    for name, dictionary in dictionaries.items():
+        row: Json = {"site": place.site, "config": to_json(dictionary.config)}
+        if name in spliced:
+            row |= _with_reasons(_held_out_measures(name, held))
+        rows[name] = row | _density_measures(name, firing)
+    return rows
+
+
+def _held_out_measures(name: str, held: HeldOut) -> dict[str, int | float | Measure]:
+    losses, special = held.unspliced, held.special[name]
+    original = losses["original"]
+    delta = delta_ce(held.spliced[name], original)
+    gaps = {ablation: delta_ce(losses[ablation], original) for ablation in ("zero", "mean")}
+    none = Measure(value=None, void="no special token in the held-out text")
+    return {
+        **held.ordinary[name].measures(),
+        "fvu_special": special.fvu if special.n_tokens else none,
+        "loss": float(original.mean()),
+        "delta_ce": delta,
+        "gap_zero": gaps["zero"],
+        "gap_mean": gaps["mean"],
+        "loss_recovered_zero": share(delta, gaps["zero"]),
+        "loss_recovered_mean": share(delta, gaps["mean"]),
+        "n_loss_tokens": len(original),
+    }
+
+
+def _with_reasons(measures: Mapping[str, int | float | Measure]) -> Json:
+    """Return plain values, null where there is none, and beside them `void`: the reasons."""
+    values: Json = {}
+    reasons: dict[str, str] = {}
+    for name, measure in measures.items():
+        value = measure.value if isinstance(measure, Measure) else measure
+        if isinstance(measure, Measure) and measure.void:
+            reasons[name] = measure.void
+        elif value is None or not math.isfinite(value):
+            value, reasons[name] = None, f"not finite ({value})"
+        values[name] = value
+    return {**values, "void": reasons}
+
+
+def _density_measures(name: str, firing: Firing) -> Json:
+    n_fired = firing.n_fired[name].numpy()
+    counts = density.count(n_fired, firing.total)
+    edges, bins = density.histogram(n_fired, firing.total)
+    return {
+        "n_latents": counts.n_latents,
+        "n_dead": counts.n_dead,
+        "n_ultralow": counts.n_ultralow,
+        "n_frequent": counts.n_frequent,
+        "ultralow_below": counts.ultralow_below,
+        "n_density_tokens": firing.total,
+        "density_tokens": firing.n_tokens,
+        "density_histogram": {"log10_edges": edges, "n_latents": bins},
+    }

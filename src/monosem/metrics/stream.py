@@ -1,0 +1,129 @@
+"""Streams of activations for measurements: which contexts, in what order, and their mean.
+
+Contexts of a split are visited in one seeded permutation, so that a part of the split is a sample of
+the whole of it: stores hold corpora one after the other.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from monosem.core.errors import ConfigError, ShapeMismatchError, TokenizerMismatchError
+from monosem.core.progress import progress
+from monosem.dictionaries.base import Dictionary
+from monosem.models.language_model import LanguageModel
+from monosem.text.tokenizer import tokenizer_hash
+from monosem.text.tokens import Split, TokenStore
+
+AnyDictionary = Dictionary[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where activations come from: a site of a model, reading a token store."""
+
+    model: LanguageModel
+    store: TokenStore
+    site: str
+
+    @property
+    def width(self) -> int:
+        """Width of the vector a token has there; heads count flattened."""
+        return self.model.width(self.site)
+
+    def check(self) -> None:
+        """Raise unless the site has vectors and the model can read the store's tokens."""
+        self.model.check_site(self.site)
+        _ = self.width
+        check_store(self.model, self.store)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A few contexts: their tokens, and which of these are ordinary."""
+
+    tokens: Int[Tensor, "batch pos"]
+    ordinary: Bool[Tensor, "batch pos"]
+
+
+def check_store(model: LanguageModel, store: TokenStore) -> None:
+    """Raise unless `model` can read the tokens of `store` and they mean to it what they say."""
+    if store.context > model.context:
+        raise ShapeMismatchError(
+            f"`{store.path}` has contexts of {store.context} tokens; `{model.name}` has "
+            f"{model.context} positions. Make the tokens with `--context {model.context}`."
+        )
+    # A tokenizer without a `tokenizer.json`, and a model without any, can be told by size only.
+    own = model.tokenizer
+    other = isinstance(own, PreTrainedTokenizerFast) and tokenizer_hash(own) != store.tokenizer_hash
+    if other or store.vocab_size > model.vocab_size:
+        raise TokenizerMismatchError(
+            f"`{store.path}` was made with another tokenizer ({store.vocab_size:,} tokens) than that of "
+            f"`{model.name}` (vocabulary {model.vocab_size:,}). Make the tokens with the model's own."
+        )
+
+
+def visit(store: TokenStore, split: Split, seed: int) -> Int64[np.ndarray, " n_contexts"]:
+    """Return the contexts of `split` in the order of its seeded permutation."""
+    contexts = store.contexts(split)
+    if not len(contexts):
+        raise ConfigError(
+            f"The {split} split of `{store.path}` is empty. Use more documents, or another "
+            "`heldout_share`, when making the tokens."
+        )
+    return contexts.start + np.random.default_rng(seed).permutation(len(contexts))
+
+
+def blocks(
+    store: TokenStore, contexts: Sequence[int] | np.ndarray, n_tokens: int
+) -> Iterator[Block]:
+    """Yield `contexts` in blocks of about `n_tokens` tokens, at least one context each."""
+    step = max(1, n_tokens // store.context)
+    for start in range(0, len(contexts), step):
+        tokens = store.tokens(contexts[start : start + step])
+        yield Block(torch.from_numpy(tokens), torch.from_numpy(store.ordinary(tokens)))
+
+
+def activations(place: Place, block: Block) -> Float[Tensor, "batch pos d"]:
+    """Return what the tokens of `block` are at the site, in float32, heads flattened."""
+    return vectors(place.model.capture(block.tokens, [place.site])[place.site])
+
+
+def vectors(x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos d"]:
+    """Return one float32 vector a token, heads flattened."""
+    return x.flatten(2).float()
+
+
+def ordinary_mean(place: Place, n_tokens: int, seed: int, batch: int) -> Float[Tensor, " d"]:
+    """Return the mean activation of about `n_tokens` ordinary tokens of the training split."""
+    contexts = first(visit(place.store, "train", seed), place.store, n_tokens)
+    total = torch.zeros(place.width, dtype=torch.float64, device=place.model.device)
+    seen = 0
+    with progress("mean of the site", n_tokens) as bar:
+        for block in blocks(place.store, contexts, batch):
+            x = activations(place, block)[block.ordinary.to(place.model.device)]
+            total += x.sum(0, dtype=torch.float64)
+            seen += len(x)
+            bar.advance(len(x))
+    return total / seen
+
+
+def first(
+    contexts: Int64[np.ndarray, " n_contexts"], store: TokenStore, n_tokens: int
+) -> Int64[np.ndarray, " n_kept"]:
+    """Return the first of `contexts`, enough for `n_tokens` ordinary tokens where all but one are."""
+    return contexts[: -(-n_tokens // max(1, store.context - 1))]
+
+
+def on_device(dictionary: AnyDictionary, device: torch.device) -> AnyDictionary:
+    """Return `dictionary` on `device`; the caller's own stays where it is."""
+    if dictionary.W_dec.device == device:
+        return dictionary
+    return copy.deepcopy(dictionary).to(device)
