@@ -22,7 +22,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -44,6 +44,7 @@ from monosem.kernels.pattern import Pattern
 from monosem.rendering.card import card
 
 C = TypeVar("C", bound=DictionaryConfig)
+S = TypeVar("S", bound="Dictionary[Any]")  # beartype does not take `Self` in decorated methods
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,7 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
     ) -> None:
         """Give dead latents a new start, if one is due."""
 
-    def folded(self, input_scale: float) -> Self:
+    def folded(self: S, input_scale: float) -> S:
         """A copy for raw activations: on `scale * x` it gives `scale` times what this gives on `x`."""
         if not input_scale > 0:
             raise ConfigError(

@@ -8,7 +8,7 @@ values are kept, all of them or the `k` largest of each row.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -48,7 +48,7 @@ class NeuronsConfig(DictionaryConfig):
             )
 
     @override
-    def with_widths(self, d_in: int, d_out: int) -> Self:
+    def with_widths(self, d_in: int, d_out: int) -> "NeuronsConfig":
         """The neuron basis of a site of this width."""
         filled = super().with_widths(d_in, d_out)
         if d_in != d_out:

@@ -2,10 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 from monosem.core.config import Json
 from monosem.core.errors import ConfigError, ShapeMismatchError, unknown_name
+
+S = TypeVar("S", bound="DictionaryConfig")  # beartype does not take `Self` in decorated methods
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class DictionaryConfig:
         at_least("d_out", self.d_out, 0)
         at_least("n_latents", self.n_latents, self.fewest_latents)
 
-    def with_widths(self, d_in: int, d_out: int) -> Self:
+    def with_widths(self: S, d_in: int, d_out: int) -> S:
         """The same configuration for a site of these widths; widths already set must agree."""
         for name, given in (("d_in", d_in), ("d_out", d_out)):
             at_least(name, given, 1)
@@ -65,7 +67,7 @@ def register(name: str, config: type[DictionaryConfig]) -> None:
     _REGISTERED[name] = config
 
 
-def at_least(name: str, value: float, least: float) -> None:
+def at_least(name: str, value: float | int, least: float | int) -> None:
     """Raise `ConfigError` unless `value >= least`."""
     if not value >= least:
         raise ConfigError(
@@ -82,7 +84,7 @@ def at_most_latents(name: str, value: int, n_latents: int) -> None:
         )
 
 
-def share(name: str, value: float) -> None:
+def share(name: str, value: float | int) -> None:
     """Raise `ConfigError` unless `value` is a fraction of a run, 0 to 1."""
     if not 0 <= value <= 1:
         raise ConfigError(

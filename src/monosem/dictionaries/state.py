@@ -1,7 +1,7 @@
 """What passes between a dictionary and whoever trains it: the state of the run, a source of samples."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int64
@@ -24,6 +24,7 @@ class TrainState:
     """For draws that belong to training; the trainer saves and restores it."""
 
 
+@runtime_checkable
 class Sample(Protocol):
     """Activations and what should be reconstructed from them."""
 
@@ -38,6 +39,7 @@ class Sample(Protocol):
         ...
 
 
+@runtime_checkable
 class SampleSource(Protocol):
     """Where a dictionary may ask for fresh activations; every `ActivationSource` is one."""
 
