@@ -156,7 +156,8 @@ class TransformerAccess:
 
     def losses(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos-1"]:
         """Return the next-token loss in nats; position t is the loss on token t + 1."""
-        logits = self.logits(tokens)[:, :-1].float()
+        logits = self.logits(tokens)[:, :-1]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         targets = tokens[:, 1:].to(logits.device, torch.int64).unsqueeze(-1)
         return logits.logsumexp(-1) - logits.gather(-1, targets).squeeze(-1)
 

@@ -84,7 +84,8 @@ class _Tapped:
             return self.own(module, q, k, v, mask, **options)
         causal = self.implementation == "sdpa" and mask is None and q.shape[2] > 1
         scores, changed = self.board.through(at_scores, _scores(q, k, mask, causal, options))
-        pattern = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        pattern = scores.softmax(-1, dtype=wide).to(q.dtype)
         pattern, replaced = self.board.through(at_pattern, pattern)
         if changed or replaced:
             return _mix(module, pattern, v, options), pattern

@@ -74,6 +74,8 @@ def _check_block(model: TransformerAccess, layer: int, seen: dict[str, Tensor]) 
     _equal(model, written, attn_out, f"z · W_O = attn_out {where}")
     written = _written(block, row.down, row.mlp_out, at("mlp.hook_post"))
     _equal(model, written, mlp_out, f"mlp_post · W_out = mlp_out {where}")
+    as_many = at("mlp.hook_pre").shape == at("mlp.hook_post").shape
+    _require(as_many, model, f"mlp.hook_pre and mlp.hook_post differ in shape {where}")
     _check_norm(model, f"blocks.{layer}.ln1", f"blocks.{layer}.hook_resid_pre", seen)
     read = "hook_resid_pre" if row.parallel else "hook_resid_mid"
     _check_norm(model, f"blocks.{layer}.ln2", f"blocks.{layer}.{read}", seen)

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from monosem.core.errors import (
     ArtifactCorruptError,
     ArtifactMissingError,
+    MonosemError,
     UnknownNameError,
     suggestion,
 )
@@ -101,7 +102,9 @@ def _errors(name: str | Path, place: str) -> Generator[None]:
             f"The weights of `{name}` cannot be read ({error}): the file is truncated or altered. "
             "Get it again."
         ) from error
-    except OSError as error:
+    except MonosemError:  # ours already say what is wrong
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # files, JSON, shapes of tensors
         if local:
             raise ArtifactCorruptError(
                 f"The folder `{place}` cannot be read as a language model: {_first_line(error)} "

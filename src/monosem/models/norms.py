@@ -20,7 +20,8 @@ def is_centred(norm: nn.Module) -> bool:
 
 def scale_of(norm: nn.Module, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch 1"]:
     """Return what `norm` divides `x` by."""
-    moment = centred(norm, x.float()).pow(2).mean(-1, keepdim=True)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    moment = centred(norm, wide).pow(2).mean(-1, keepdim=True)
     return (moment + _epsilon(norm)).sqrt().to(x.dtype)
 
 

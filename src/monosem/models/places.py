@@ -9,7 +9,14 @@ from monosem.core.errors import UnsupportedModelError
 from monosem.models.attention import AttentionPlace
 from monosem.models.families import Family
 from monosem.models.site import Site, site_names
-from monosem.models.taps import InputPlace, NormPlace, OutputPlace, Place, PositionPlace
+from monosem.models.taps import (
+    InputPlace,
+    MiddlePlace,
+    NormPlace,
+    OutputPlace,
+    Place,
+    PositionPlace,
+)
 
 
 def base_of(model: PreTrainedModel, family: Family) -> nn.Module:
@@ -69,7 +76,8 @@ def _block_places(block: nn.Module, row: Family, layer: int, n_heads: int) -> di
         ]
     )
     if not row.parallel:
-        found.update([into("hook_resid_mid", row.ln2)])
+        middle = Site(layer, "hook_resid_mid")
+        found[middle] = MiddlePlace(submodule(block, row.ln2), block, middle)
     found.update(_norm_places(submodule(block, row.ln1), layer, "ln1"))
     found.update(_norm_places(submodule(block, row.ln2), layer, "ln2"))
     if row.has_interface:

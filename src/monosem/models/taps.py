@@ -133,6 +133,45 @@ class OutputPlace(Place):
 
 
 @dataclass(frozen=True, eq=False)
+class MiddlePlace(Place):
+    """The residual stream between attention and MLP: the input of the second norm.
+
+    The block adds the MLP's output to its own copy of that tensor, out of a hook's reach, so what a
+    replacement changed is added to the block's output too.
+    """
+
+    norm: nn.Module
+    block: nn.Module
+    site: Site
+
+    def install(self, board: Board) -> Remove:
+        """Hook the norm's input, and the block's output before any other hook on it."""
+        change: Tensor | None = None
+
+        def enter(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            nonlocal change
+            new = board.through(self.site, args[0])[0]
+            change = None if new is args[0] else new - args[0]
+            return None if change is None else (new, *args[1:])
+
+        def leave(_: nn.Module, __: Any, output: Any) -> Any:
+            if change is None:
+                return None
+            if isinstance(output, tuple):
+                return (output[0] + change, *output[1:])
+            return output + change
+
+        entering = self.norm.register_forward_pre_hook(enter)
+        leaving = self.block.register_forward_hook(leave, prepend=True)
+
+        def remove() -> None:
+            entering.remove()
+            leaving.remove()
+
+        return remove
+
+
+@dataclass(frozen=True, eq=False)
 class PositionPlace(Place):
     """The output of a position embedding, given the batch axis that `transformers` leaves out."""
 
