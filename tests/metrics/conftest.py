@@ -38,14 +38,6 @@ class ArrayStore(TokenStore):
 
 
 @pytest.fixture(scope="session")
-def store() -> TokenStore:
-    """200 training and 40 held-out contexts of 16 random tokens, separators among them."""
-    tokens = np.random.default_rng(0).integers(1, VOCAB, (240, CONTEXT))
-    tokens[:, 0] = 0
-    return ArrayStore(tokens[:200], tokens[200:])
-
-
-@pytest.fixture(scope="session")
 def model() -> LanguageModel:
     """A random GPT-2 whose MLP matters: its weights are large."""
     torch.manual_seed(0)
@@ -62,6 +54,21 @@ def model() -> LanguageModel:
         eos_token_id=1,
     )
     return LanguageModel(GPT2LMHeadModel(config).requires_grad_(False), name="tiny")
+
+
+@pytest.fixture(scope="session")
+def store(model: LanguageModel) -> TokenStore:
+    """200 training and 40 held-out contexts that the model itself wrote, separators among them.
+
+    It predicts them well, so taking its neurons away costs it something.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.zeros(240, 1, dtype=torch.int64)
+    while tokens.shape[1] < CONTEXT:
+        odds = model.model(input_ids=tokens).logits[:, -1].softmax(-1)
+        odds[:, 0] = 0
+        tokens = torch.cat([tokens, odds.multinomial(1, generator=generator)], 1)
+    return ArrayStore(tokens[:200].numpy(), tokens[200:].numpy())
 
 
 @pytest.fixture(scope="session")
