@@ -9,6 +9,8 @@ measured once on a sample and folded into the dictionary when training ends.
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from monosem.activations.source import ActivationSource, Batch
 from monosem.core.config import Json
@@ -16,8 +18,16 @@ from monosem.core.errors import ConfigError
 
 
 def measure_scale(source: ActivationSource, n: int = 32_768) -> float:
-    """Return sqrt(E‖x‖² / d_in) over a sample of `n` rows."""
-    x = source.sample(n).x
+    """Return the scale of a sample of `n` rows of `source`."""
+    return scale_of(source.sample(n).x)
+
+
+def scale_of(x: Float[Tensor, "n d_in"]) -> float:
+    """Return sqrt(E‖x‖² / d_in); `ConfigError` where that is no scale.
+
+    >>> scale_of(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))  # sqrt(25 / 2)
+    3.5355339059327378
+    """
     total = x.square().sum(dtype=torch.float32 if x.device.type == "mps" else torch.float64)
     scale = (float(total) / x.numel()) ** 0.5
     if not 0 < scale < float("inf"):
@@ -42,7 +52,7 @@ class ScaledSource:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield scaled batches for ever."""
-        return map(self._scaled, self._source)
+        return map(self.scaled, self._source)
 
     def state_dict(self) -> Json:
         """Return the position of the source below; the scale belongs to the run."""
@@ -54,9 +64,10 @@ class ScaledSource:
 
     def sample(self, n: int) -> Batch:
         """Return `n` scaled rows without moving the stream."""
-        return self._scaled(self._source.sample(n))
+        return self.scaled(self._source.sample(n))
 
-    def _scaled(self, batch: Batch) -> Batch:
+    def scaled(self, batch: Batch) -> Batch:
+        """Return a batch of the source below, scaled."""
         x = batch.x / self.scale
         target = x if batch.target is batch.x else batch.target / self.scale
         return Batch(x, target, batch.rows)

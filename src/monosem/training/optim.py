@@ -1,0 +1,77 @@
+"""Adam and its learning rate: linear warm-up, a plateau, a linear decay to zero.
+
+    peak(n_latents) = lr / sqrt(n_latents / 2^14)              (Gao et al. 2024; scale-free)
+    lr(s)           = peak * min(1, (s + 1) / w, (n_steps - s) / d)
+
+with w and d the lengths of warm-up and decay in steps, s the steps done before this one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from monosem.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How dictionaries learn; the same for all of a run."""
+
+    lr: float = 2e-4
+    """Peak learning rate of a dictionary with 2^14 latents; one with n has lr / sqrt(n / 2^14)."""
+    warmup: float = 0.05
+    """Share of the run over which the learning rate rises from zero."""
+    decay: float = 0.2
+    """Share of the run, its last part, over which the learning rate falls to zero."""
+    clip: float = 1.0
+    """Largest norm of each dictionary's gradient."""
+    beta1: float = 0.9
+    """Decay of Adam's mean of gradients."""
+    beta2: float = 0.999
+    """Decay of Adam's mean of squared gradients."""
+    eps: float = 6.25e-10
+    """Adam's epsilon; gradients of rare latents are small."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("lr", "clip", "eps"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        for name in ("warmup", "decay", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+        if self.warmup + self.decay > 1:
+            raise ConfigError(
+                f"`warmup` {self.warmup} and `decay` {self.decay} together exceed the run. Lower one."
+            )
+
+    def lr_at(self, step: int, n_steps: int, n_latents: int) -> float:
+        """Return the learning rate of the step that follows `step` steps.
+
+        >>> [
+        ...     round(OptimConfig(warmup=0.2, decay=0.4).lr_at(s, 10, 2**14) * 1e4, 2)
+        ...     for s in range(10)
+        ... ]
+        [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 1.0, 0.5]
+        """
+        peak = self.lr / (n_latents / 2**14) ** 0.5
+        rising = (step + 1) / max(1.0, self.warmup * n_steps)
+        falling = (n_steps - step) / max(1.0, self.decay * n_steps)
+        return peak * min(1.0, rising, falling)
+
+
+def adam(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Adam:
+    """Return fused Adam, whose state exists from the start, so that it can be saved at any step."""
+    optimizer = torch.optim.Adam(
+        parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+    )
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+    return optimizer
