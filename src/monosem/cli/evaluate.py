@@ -1,0 +1,243 @@
+"""`monosem evaluate`: measure the dictionaries of a training run, or one dictionary, on held-out text."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import tyro
+
+from monosem.core import artifact
+from monosem.core.artifact import CONFIG_NAME
+from monosem.core.config import Json
+from monosem.core.errors import ArtifactKindError, ArtifactMissingError, ConfigError
+from monosem.dictionaries.base import Dictionary, load
+from monosem.dictionaries.saving import KIND as DICTIONARY
+from monosem.metrics.evaluate import EvaluateConfig
+from monosem.metrics.record import KIND, evaluation, write_evaluation
+from monosem.models.language_model import LanguageModel
+from monosem.rendering import table
+from monosem.text.tokens import TokenStore
+from monosem.training.run import KIND as RUN
+from monosem.training.run import TrainingRun
+
+TOKENS = "token store"
+PLACES = (Path("runs"), Path("runs/demo"))
+"""Where token stores usually lie, besides beside the run."""
+
+ROWS: tuple[tuple[str, str, str], ...] = (
+    ("latents", "n_latents", "count"),
+    ("l0", "l0", "number"),
+    ("fvu", "fvu", "number"),
+    ("fvu, special tokens", "fvu_special", "number"),
+    ("fvu, 99th percentile", "fvu_p99", "number"),
+    ("cosine", "cosine", "number"),
+    ("norm ratio", "l2_ratio", "number"),
+    ("reconstruction bias", "relative_reconstruction_bias", "number"),
+    ("delta CE, nats", "delta_ce", "number"),
+    ("loss recovered (zero)", "loss_recovered_zero", "number"),
+    ("loss recovered (mean)", "loss_recovered_mean", "number"),
+    ("dead", "n_dead", "count"),
+    ("ultralow", "n_ultralow", "count"),
+    ("frequent (> 1 %)", "n_frequent", "count"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Measure dictionaries on held-out text, beside the neuron basis."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """A training run (all its dictionaries are measured) or one dictionary."""
+    model: str = ""
+    """Language model; left out, the one the dictionaries were trained on."""
+    tokens: Path | None = None
+    """Token store; left out, the one they were trained on is looked for beside the run and in runs/."""
+    site: str = ""
+    """Site, for a dictionary that does not record its own."""
+    run: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
+    """Settings of the evaluation."""
+    neurons: bool = True
+    """Measure the neuron basis beside the dictionaries."""
+    language_model: bool = True
+    """Measure the language model beside n-gram models."""
+    out: Path | None = None
+    """Folder to keep the results in, as an artifact."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    fresh: bool = False
+    """Measure anew, even where the results lie already."""
+    json: bool = False
+    """Print the results as JSON."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, measure, print the table."""
+    given = tyro.cli(Arguments, prog="monosem evaluate", args=arguments)
+    if given.out is not None:
+        artifact.check_target(given.out, KIND)
+    dictionaries = open_dictionaries(given.folder)
+    store = open_store(given.tokens, dictionaries, given.folder)
+    model = open_model(given.model, dictionaries, given.device)
+    results = _results(given, dictionaries, model, store)
+    if given.json:
+        print(json.dumps(results, indent=2))
+    else:
+        print(report(results))
+    return 0
+
+
+def open_dictionaries(folder: Path) -> dict[str, Dictionary[Any]]:
+    """Return the dictionaries of a training run, or the one at `folder`, by name."""
+    kind = kind_of(folder)
+    if kind == RUN:
+        run = TrainingRun.open(folder)
+        return {name: run[name] for name in run}
+    if kind == DICTIONARY:
+        return {folder.resolve().name: load(folder)}
+    if kind:
+        raise ArtifactKindError(
+            f"`{folder}` holds a {kind}. Pass the folder of a {RUN} or of a {DICTIONARY}."
+        )
+    raise ArtifactMissingError(
+        f"There is no {RUN} or {DICTIONARY} at `{folder}`. Make one with `monosem train`."
+    )
+
+
+def open_model(name: str, dictionaries: dict[str, Dictionary[Any]], device: str) -> LanguageModel:
+    """Return the model `name`, or the one the dictionaries record; that one must be unchanged."""
+    if name:
+        return LanguageModel.load(name, device=device)
+    recorded = next((d.origin.model for d in dictionaries.values() if d.origin.model), "")
+    known, _, expected = recorded.rpartition(" ")
+    if not known:
+        raise ConfigError("The dictionary does not record its language model. Pass `--model`.")
+    model = LanguageModel.load(known, device=device)
+    if model.hash != expected:
+        raise ConfigError(
+            f"`{known}` has changed since the dictionary was trained (hash {model.hash}, not "
+            f"{expected}). Pass the right one with `--model`, or this one if you mean it."
+        )
+    return model
+
+
+def open_store(
+    path: Path | None, dictionaries: dict[str, Dictionary[Any]], folder: Path
+) -> TokenStore:
+    """Return the token store at `path`, or the one the dictionaries were trained on."""
+    if path is not None:
+        return TokenStore.open(path)
+    wanted = next((d.origin.tokens for d in dictionaries.values() if d.origin.tokens), "")
+    for candidate in _near(folder):
+        if wanted and kind_of(candidate) == TOKENS and _hash(candidate) == wanted:
+            return TokenStore.open(candidate)
+    raise ConfigError(
+        f"The token store that `{folder}` was trained on ({wanted or 'not recorded'}) does not lie "
+        "beside it or in `runs/`. Pass `--tokens`."
+    )
+
+
+def kind_of(folder: Path) -> str:
+    """Return the kind of artifact at `folder`, or nothing."""
+    try:
+        data = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return ""
+    return str(cast(Json, data).get("kind", "")) if isinstance(data, dict) else ""
+
+
+def report(results: Json) -> str:
+    """Return the tables of an evaluation, with a line on what was read and what is void."""
+    dictionaries = cast(dict[str, Json], results["dictionaries"])
+    first = next(iter(dictionaries.values()))
+    parts = [_table(dictionaries), _notes(dictionaries, first)]
+    if results["language_model"]:
+        losses = cast(dict[str, float], results["language_model"])
+        names = {"loss": "this model"}
+        rows = [[names.get(k, f"Kneser–Ney {k}"), f"{v:.3f}"] for k, v in losses.items()]
+        parts.append(table.text(["held-out loss", "nats a token"], rows))
+    return "\n\n".join(parts)
+
+
+def _results(
+    given: Arguments,
+    dictionaries: dict[str, Dictionary[Any]],
+    model: LanguageModel,
+    store: TokenStore,
+) -> Json:
+    site = given.site or None
+    if given.out is None:
+        return evaluation(
+            dictionaries,
+            model,
+            store,
+            given.run,
+            site=site,
+            neurons=given.neurons,
+            language_model=given.language_model,
+        )
+    there = (given.out / CONFIG_NAME).is_file() and not given.fresh
+    results = write_evaluation(
+        dictionaries,
+        model,
+        store,
+        given.out,
+        given.run,
+        site=site,
+        neurons=given.neurons,
+        language_model=given.language_model,
+        fresh=given.fresh,
+    )
+    if there:  # another evaluation there would have been refused
+        sys.stderr.write(f"`{given.out}` is already there; used again.\n")
+    return results
+
+
+def _table(dictionaries: dict[str, Json]) -> str:
+    shown = [row for row in ROWS if any(row[1] in m for m in dictionaries.values())]
+    rows = [
+        [title, *(_cell(m, key, kind) for m in dictionaries.values())] for title, key, kind in shown
+    ]
+    return table.text(["", *dictionaries], rows)
+
+
+def _cell(measures: Json, key: str, kind: str) -> str:
+    if key not in measures:
+        return "—"
+    value = measures[key]
+    if value is None:
+        return "void"
+    return f"{value:,}" if kind == "count" else f"{value:.4f}"
+
+
+def _notes(dictionaries: dict[str, Json], first: Json) -> str:
+    shares = " + ".join(f"{n:,} {split}" for split, n in first["density_tokens"].items())
+    lines = [
+        f"Site {first['site']}; reconstructions stand at ordinary positions only.",
+        f"Losses on {first['n_loss_tokens']:,} held-out tokens: {first['loss']:.4f} nats; zeroing the "
+        f"site costs {first['gap_zero']:.4f}, its mean {first['gap_mean']:.4f}.",
+        f"Firings on {first['n_density_tokens']:,} tokens ({shares}); ultralow is under "
+        f"{first['ultralow_below']:.1e}.",
+    ]
+    for name, measures in dictionaries.items():
+        reasons: dict[str, str] = measures.get("void", {})
+        lines += [f"{name}: {key} is void, {reason}." for key, reason in reasons.items()]
+    return "\n".join(lines)
+
+
+def _near(folder: Path) -> Iterator[Path]:
+    """Yield the folders beside `folder` and its run, then those in the usual places."""
+    here = folder.resolve()
+    places: Sequence[Path] = (here.parent, here.parent.parent, *PLACES)
+    for place in places:
+        yield from sorted(p for p in place.glob("*") if p.is_dir())
+
+
+def _hash(folder: Path) -> str:
+    return artifact.read(folder, TOKENS).hash
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""An evaluation as an artifact: one folder whose `config.json` holds settings and results.
+
+    {"language_model": {"loss", "unigram", "bigram", "trigram"}, "dictionaries": {name: measures}}
+
+The results lie in the summary of the artifact; there are no other files. The language model's part
+is empty where it was not asked for.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from monosem.core import artifact
+from monosem.core.config import Json, content_hash, to_json
+from monosem.core.errors import ArtifactKindError
+from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
+from monosem.metrics.language import evaluate_language_model
+from monosem.metrics.stream import AnyDictionary
+from monosem.models.language_model import LanguageModel
+from monosem.text.tokens import TokenStore
+
+KIND = "evaluation"
+
+
+def evaluation(
+    dictionaries: Mapping[str, AnyDictionary],
+    model: LanguageModel,
+    store: TokenStore,
+    config: EvaluateConfig,
+    *,
+    site: str | None = None,
+    neurons: bool = True,
+    language_model: bool = True,
+) -> Json:
+    """Return the results for several dictionaries, and for the language model itself."""
+    measures = evaluate_many(dictionaries, model, store, config, site=site, neurons=neurons)
+    losses: dict[str, float] = {}
+    if language_model:
+        losses = evaluate_language_model(
+            model, store, n_tokens=config.n_loss_tokens, seed=config.seed
+        )
+    return {"language_model": losses, "dictionaries": measures}
+
+
+def write_evaluation(
+    dictionaries: Mapping[str, AnyDictionary],
+    model: LanguageModel,
+    store: TokenStore,
+    out: Path | str,
+    config: EvaluateConfig | None = None,
+    *,
+    site: str | None = None,
+    neurons: bool = True,
+    language_model: bool = True,
+    fresh: bool = False,
+) -> Json:
+    """Return what `evaluation` does, and keep it at `out`.
+
+    A finished evaluation of the same settings and inputs is used again unless `fresh`; one of
+    others is not replaced without it.
+    """
+    out, config = Path(out), config or EvaluateConfig()
+    artifact.check_target(out, KIND)
+    inputs = {"model": model.hash, "tokens": store.hash}
+    inputs |= {f"dictionary {name}": weights_hash(d) for name, d in dictionaries.items()}
+    record: Json = {
+        "evaluate": to_json(config),
+        "site": site,
+        "neurons": neurons,
+        "language_model": language_model,
+        "inputs": inputs,
+    }
+    if not fresh and artifact.is_artifact(out, KIND):
+        return _same(artifact.read(out, KIND), record)
+    results = evaluation(
+        dictionaries,
+        model,
+        store,
+        config,
+        site=site,
+        neurons=neurons,
+        language_model=language_model,
+    )
+    with artifact.writing(
+        out, kind=KIND, config=record, inputs=inputs, seed=config.seed, summary=results
+    ):
+        pass
+    return results
+
+
+def read_evaluation(path: Path | str) -> Json:
+    """Return the results kept at `path`."""
+    return artifact.read(Path(path), KIND).summary
+
+
+def weights_hash(dictionary: AnyDictionary) -> str:
+    """Return a hash of a dictionary's configuration and weights, saved or not."""
+    digest = hashlib.sha256(content_hash(dictionary.config).encode())
+    for name, weight in sorted(dictionary.state_dict().items()):
+        digest.update(name.encode())
+        flat = weight.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _same(found: artifact.Artifact, record: Json) -> Json:
+    if found.config != record:
+        names = ", ".join(f"`{k}`" for k in record if found.config.get(k) != record[k])
+        raise ArtifactKindError(
+            f"`{found.path}` holds a finished evaluation with other {names}. Choose another `--out`, "
+            "or pass `--fresh` to replace it."
+        )
+    return found.summary
