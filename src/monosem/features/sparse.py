@@ -12,7 +12,7 @@ in the token store. A token that is not ordinary has its place and no entries.
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float, Float16, Int32, Int64, UInt16
@@ -68,7 +68,7 @@ class SparseWriter:
         (self._folder / "contexts.bin").write_bytes(contexts.astype(OFFSET).tobytes())
         self.__exit__(None, None, None)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SparseWriter":
         return self
 
     def __exit__(
@@ -80,7 +80,7 @@ class SparseWriter:
         for file in self._files.values():
             file.close()
 
-    def _write(self, name: str, array: np.ndarray[Any, Any]) -> None:
+    def _write(self, name: str, array: np.ndarray) -> None:
         file: BinaryIO = self._files[name]
         file.write(np.ascontiguousarray(array).data)
 
@@ -147,7 +147,7 @@ class SparseActivations:
         return found
 
 
-def mapped(path: Path, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
+def mapped(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
     """Return a file of plain numbers as a read-only array; `ArtifactCorruptError` if it is not one."""
     if not path.is_file() or path.stat().st_size % dtype.itemsize:
         raise ArtifactCorruptError(

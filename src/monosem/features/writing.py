@@ -3,93 +3,13 @@
 import errno
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Int64
 
 from monosem.features import schema
-from monosem.metrics.density import ultralow_below
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Statistics:
-    """How often and how strongly each latent fired."""
-
-    n_tokens: int
-    """Ordinary tokens looked at."""
-    n_fired: Int64[np.ndarray, " n_latents"]
-    max_activation: Float[np.ndarray, " n_latents"]
-    mean: Float[np.ndarray, " n_latents"]
-    variance: Float[np.ndarray, " n_latents"]
-    skew: Float[np.ndarray, " n_latents"]
-    kurtosis: Float[np.ndarray, " n_latents"]
-    histogram: Int64[np.ndarray, "n_latents bins"]
-
-    def statuses(self) -> list[str]:
-        """Return dead, ultralow or alive for each latent, as `monosem.metrics.density` counts them."""
-        low = self.n_fired / self.n_tokens < ultralow_below(self.n_tokens)
-        names = np.where(low, "ultralow", "alive")
-        return np.where(self.n_fired == 0, "dead", names).tolist()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Ranked:
-    """The best of something for each latent, the best first."""
-
-    indices: Int[np.ndarray, "n_latents k"]
-    values: Float[np.ndarray, "n_latents k"]
-    """NaN where there are fewer than k."""
-
-    @classmethod
-    def none(cls, n_latents: int) -> "Ranked":
-        """Return no entries for each latent."""
-        return cls(indices=np.zeros((n_latents, 0), np.int64), values=np.zeros((n_latents, 0)))
-
-    def packed(self) -> Iterator[bytes]:
-        """Yield each latent's entries as `schema.pairs` reads them."""
-        records = np.empty(self.indices.shape, schema.PAIR)
-        records["index"], records["value"] = self.indices, self.values
-        for row, kept in zip(records, ~np.isnan(self.values), strict=True):
-            yield row[kept].tobytes()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ExampleTable:
-    """All examples, latent after latent, each latent's in the order they are shown."""
-
-    offsets: Int64[np.ndarray, " n_latents_and_one"]
-    rows: Int64[np.ndarray, " n_examples"]
-    activations: Float[np.ndarray, " n_examples"]
-    slots: Int[np.ndarray, " n_examples"]
-
-    def packed(self) -> Iterator[bytes]:
-        """Yield each latent's examples as `schema.examples` reads them."""
-        records = np.empty(len(self.rows), schema.EXAMPLE)
-        records["row"], records["activation"] = self.rows, self.activations
-        records["slot"] = self.slots
-        for start, stop in zip(self.offsets[:-1], self.offsets[1:], strict=True):
-            yield records[start:stop].tobytes()
-
-    def latents(self) -> Int64[np.ndarray, " n_examples"]:
-        """Return the latent of each example."""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evidence:
-    """Everything `features.sqlite` says of the latents."""
-
-    statistics: Statistics
-    examples: ExampleTable
-    example_tokens: Int64[np.ndarray, " n_examples"]
-    """Token under each example."""
-    top_logits: Ranked
-    bottom_logits: Ranked
-    neighbours: Ranked
-    neurons: Ranked
+from monosem.features.tables import Evidence
 
 
 def write(folder: Path, evidence: Evidence, texts: Mapping[int, str]) -> None:
@@ -120,14 +40,11 @@ def named_tokens(evidence: Evidence) -> list[int]:
 
 
 def _rows(evidence: Evidence) -> Iterator[tuple[Any, ...]]:
-    s = evidence.statistics
+    s, m = evidence.statistics, evidence.statistics.moments
     # SQLite stores a NaN as NULL
-    numbers = [
-        a.tolist()
-        for a in (s.n_fired, s.n_fired / s.n_tokens, s.max_activation)
-        + (s.mean, s.variance, s.skew, s.kurtosis)
-    ]
-    histogram = s.histogram.astype(schema.COUNT)
+    columns = (s.n_fired, s.density, m.max_activation, m.mean, m.variance, m.skew, m.kurtosis)
+    numbers = [column.tolist() for column in columns]
+    histogram = m.histogram.astype(schema.COUNT)
     return zip(
         range(len(s.n_fired)),
         s.statuses(),
