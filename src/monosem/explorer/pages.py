@@ -56,7 +56,6 @@ class Place:
     name: str = ""
     index: int | None = None
     n_latents: int = 0
-    prompts: bool = False
 
 
 def base(name: str) -> str:
@@ -143,5 +142,4 @@ def _nav(place: Place) -> Markup:
         name=place.name,
         index=place.index,
         n_latents=place.n_latents,
-        prompts=place.prompts,
     )

@@ -72,14 +72,11 @@ def svg(
 
 
 def _bar(left: float, right: float, top: float, span: str, value: float) -> Markup:
+    width, height = max(right - left - 1.0, 0.6), max(HEIGHT - _BOTTOM - top, 0.0)
+    # Numbers only: nothing here could need an escape.
     return Markup(
-        '<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-    ).format(
-        left + 0.5,
-        top,
-        max(right - left - 1.0, 0.6),
-        max(HEIGHT - _BOTTOM - top, 0.0),
-        f"{span}: {value:,.0f}",
+        f'<rect class="bar" x="{left + 0.5:.1f}" y="{top:.1f}" width="{width:.1f}" '
+        f'height="{height:.1f}"><title>{span}: {value:,.0f}</title></rect>'
     )
 
 

@@ -1,0 +1,83 @@
+import pytest
+from fastapi.testclient import TestClient
+
+from monosem.core.errors import ConfigError
+from monosem.explorer.server import create_app
+
+
+@pytest.fixture(scope="module")
+def client(databases, metrics) -> TestClient:
+    return TestClient(create_app(databases, metrics), base_url="http://127.0.0.1:8017")
+
+
+def test_every_page_answers_with_a_strict_policy(client) -> None:
+    for path in ("/", "/topk/", "/topk/0", "/topk/119", "/neurons/", "/neurons/7", "/nowhere/"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8017", "127.0.0.1.evil.example", ""]
+)
+def test_another_host_name_is_refused(client, host) -> None:
+    response = client.get("/topk/0", headers={"Host": host})
+    assert response.status_code == 400
+    assert "Feature" not in response.text
+
+
+@pytest.mark.parametrize("host", ["localhost:8017", "127.0.0.1", "127.0.0.1:9"])
+def test_the_machine_s_own_names_are_served(client, host) -> None:
+    assert client.get("/topk/0", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/topk/120", 404),
+        ("/topk/-1", 404),
+        ("/topk/x", 400),
+        ("/missing/", 404),
+        ("/missing/3", 404),
+        ("/topk/?sort=DROP", 400),
+        ("/topk/?status=odd", 400),
+        ("/topk/?page=-1", 400),
+        ("/docs", 404),
+        ("/openapi.json", 404),
+        ("/topk/../../etc/passwd", 400),
+    ],
+)
+def test_what_is_not_there_or_not_understood_is_said_on_a_page(client, path, code) -> None:
+    response = client.get(path)
+    assert response.status_code == code
+    assert "text/html" in response.headers["content-type"]
+    assert "Monosem" in response.text
+
+
+def test_nothing_can_be_written(client) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        assert client.request(method, "/topk/0").status_code == 405
+
+
+def test_a_random_feature_is_one_of_this_dictionary(client) -> None:
+    response = client.get("/topk/random", follow_redirects=False)
+    assert response.status_code == 307
+    assert 0 <= int(response.headers["location"].removeprefix("/topk/")) < 120
+
+
+def test_a_hostile_name_of_a_dictionary_is_quoted(databases) -> None:
+    app = create_app({'a"><script>/b': databases["neurons"]})
+    client = TestClient(app, base_url="http://localhost")
+    front = client.get("/").text
+    assert "a&#34;&gt;&lt;script&gt;/b" in front
+    assert "%22%3E%3Cscript%3E" in front
+
+
+def test_an_explorer_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs a feature database"):
+        create_app({})
