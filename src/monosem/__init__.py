@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from monosem.metrics.evaluate import EvaluateConfig as EvaluateConfig
     from monosem.metrics.evaluate import evaluate as evaluate
     from monosem.models.language_model import LanguageModel as LanguageModel
-    from monosem.text.tokens import TokensConfig as TokensConfig
-    from monosem.text.tokens import TokenStore as TokenStore
+    from monosem.text.store import TokensConfig as TokensConfig
+    from monosem.text.store import TokenStore as TokenStore
     from monosem.text.tokens import build_token_store as build_token_store
     from monosem.training.trainer import TrainConfig as TrainConfig
     from monosem.training.trainer import train as train
@@ -36,8 +36,8 @@ _HOMES = {
     "LanguageModel": "monosem.models.language_model",
     "MonosemError": "monosem.core.errors",
     "ReLUConfig": "monosem.dictionaries.relu",
-    "TokenStore": "monosem.text.tokens",
-    "TokensConfig": "monosem.text.tokens",
+    "TokenStore": "monosem.text.store",
+    "TokensConfig": "monosem.text.store",
     "TopKConfig": "monosem.dictionaries.topk",
     "TrainConfig": "monosem.training.trainer",
     "build_features": "monosem.features.build",

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from monosem.explorer.evidence import Evidence, choose, draw, remark
+from monosem.explorer.evidence import PLAIN, Evidence, choose, draw
 from monosem.features.database import Example, Feature, FeatureDatabase
 from monosem.rendering import table
 from monosem.rendering.template import number, share
@@ -80,26 +80,41 @@ def _feature(
     says = f"  fires on {share(feature.density)} of tokens, promotes {promoted}"
     fired = feature.n_fired > 0
     console.print(Text.assemble((f"{feature.index:>6}", "bold cyan"), says if fired else ""))
-    console.print(Text(f"        {remark(feature, found)}", "dim"))
+    console.print(Text(f"        {_remark(feature, found)}", "dim"))
     between = [e for e in database.examples(feature.index, "interval") if e.interval in MIDDLE]
     for example in [*database.examples(feature.index, "top")[:1], *between[:1]]:
         console.print(_example(database, feature, example, plain=not console.is_terminal))
 
 
 def _example(database: FeatureDatabase, feature: Feature, example: Example, *, plain: bool) -> Text:
-    """Return the text around one firing: in colour on a terminal, in ‹marks› elsewhere."""
+    """Return the text around one firing: in colour on a terminal, between «marks» elsewhere."""
     window = database.window(example, before=BEFORE, after=AFTER)
     line = Text(f"        {number(example.activation):>5}  ")
-    for piece, activation in zip(window.pieces, window.activations, strict=True):
-        text = visible(piece)
+    for position, (piece, activation) in enumerate(
+        zip(window.pieces, window.activations, strict=True)
+    ):
+        text, focus = visible(piece), position == window.focus
         if activation <= 0:
             line.append(text)
         elif plain:
-            line.append(f"‹{text}›")
+            line.append(f"«{text}»" if focus else f"‹{text}›")
         else:
             strong = activation >= STRONG * feature.max_activation
             line.append(text, "black on dark_orange" if strong else "black on light_goldenrod1")
     return line
+
+
+def _remark(feature: Feature, found: Evidence) -> str:
+    """Return what the two measures of evidence saw, or how the feature fails."""
+    if feature.status == "dead":
+        return "Dead: it fired on none of the tokens looked at."
+    rare = "Ultralow: too rare to tell from chance. " if feature.status == "ultralow" else ""
+    none = "No plain pattern. " if max(found.same_token, found.predicted) < PLAIN else ""
+    return (
+        f"{rare}{none}Of {found.n_examples} examples over all intervals {share(found.same_token)} "
+        f"fire on {visible(found.token, edges=True)}; in {share(found.predicted)} the next token is "
+        "one it promotes."
+    )
 
 
 def _cell(header: str, value: object) -> str:
