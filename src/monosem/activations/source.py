@@ -6,7 +6,7 @@ nothing about where the rows come from: memory, a live model, a disk.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class Batch:
         return len(self.x)
 
 
+@runtime_checkable
 class ActivationSource(Protocol):
     """What a trainer needs of a source."""
 

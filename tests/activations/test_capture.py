@@ -1,0 +1,113 @@
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.activations.capture import CaptureSource, check_fit
+from monosem.core.errors import (
+    ConfigError,
+    ShapeMismatchError,
+    TokenizerMismatchError,
+    UnknownNameError,
+)
+
+SITE = "blocks.0.mlp.hook_post"
+
+
+def take(source, n):
+    return list(itertools.islice(iter(source), n))
+
+
+def plain(model, store, site, rows):
+    """The activations of `rows`, one pass a context."""
+    found = []
+    for row in rows.tolist():
+        context, position = divmod(row, store.context)
+        x = model.capture(torch.from_numpy(store.tokens([context])), [site])[site]
+        found.append(x[0, position].flatten())
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("write", [None, "blocks.0.hook_mlp_out", "blocks.0.attn.hook_z"])
+def test_each_row_is_what_the_model_captures_there(model, store, write):
+    source = CaptureSource(model, store, SITE, write, batch_size=64, buffer_tokens=1024)
+    for batch in take(source, 3):
+        torch.testing.assert_close(batch.x, plain(model, store, SITE, batch.rows))
+        torch.testing.assert_close(batch.target, plain(model, store, write or SITE, batch.rows))
+        assert (batch.target is batch.x) == (write is None)
+
+
+def test_only_ordinary_tokens_of_the_split_are_served(model, store):
+    train = CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024)
+    heldout = CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=512, split="heldout")
+    for source, split in ((train, "train"), (heldout, "heldout")):
+        rows = source.sample(10**6).rows.numpy()
+        contexts = np.asarray(store.contexts(split))
+        ordinary = store.ordinary(store.tokens(contexts))
+        which, position = ordinary.nonzero()
+        assert set(rows) == set((contexts[which] * store.context + position).tolist())
+
+
+def autocorrelation(ids: np.ndarray) -> float:
+    """Mean over lags 1 to 8 of the correlation of `ids` with itself, as same or not the same."""
+    return float(np.mean([(ids[lag:] == ids[:-lag]).mean() for lag in range(1, 9)]))
+
+
+def test_a_batch_mixes_documents_as_a_permutation_does(model, store):
+    source = CaptureSource(model, store, SITE, batch_size=512, buffer_tokens=2**12, seed=1)
+    random = np.random.default_rng(0)
+    names: dict[str, int] = {}
+    for batch in take(source, 3):
+        ids = np.array(
+            [names.setdefault(store.document(int(r)).name, len(names)) for r in batch.rows]
+        )
+        shuffled = [autocorrelation(random.permutation(ids)) for _ in range(50)]
+        assert len(set(ids.tolist())) > 30
+        assert abs(autocorrelation(ids) - np.mean(shuffled)) < 5 * np.std(shuffled)
+        in_order = autocorrelation(np.sort(ids))
+        assert in_order > np.mean(shuffled) + 20 * np.std(shuffled)
+
+
+def test_resuming_captures_one_block(model, store, monkeypatch):
+    source = CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024)
+    take(source, 33)
+    resumed = CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024)
+    resumed.load_state_dict(source.state_dict())
+    seen = []
+    capture = model.capture
+    monkeypatch.setattr(model, "capture", lambda t, s: seen.append(t.numel()) or capture(t, s))
+    take(resumed, 1)
+    assert sum(seen) <= 2 * 1024
+
+
+def test_an_unknown_site_is_refused_with_the_nearest(model, store):
+    with pytest.raises(UnknownNameError, match=r"Did you mean.*blocks\.0\.mlp\.hook_post"):
+        CaptureSource(model, store, "blocks.0.mlp.hook_pots")
+
+
+def test_a_site_without_a_width_is_refused(model, store):
+    with pytest.raises(ConfigError, match="has no width"):
+        CaptureSource(model, store, "blocks.0.attn.hook_pattern")
+
+
+def test_a_buffer_too_small_for_a_batch_is_refused(model, store):
+    with pytest.raises(ConfigError, match="Use a larger `buffer_tokens`"):
+        CaptureSource(model, store, SITE, batch_size=2048, buffer_tokens=1024)
+
+
+def altered(store, **changes):
+    names = ("path", "context", "vocab_size", "tokenizer_hash")
+    return SimpleNamespace(**{n: getattr(store, n) for n in names} | changes)
+
+
+def test_tokens_of_another_vocabulary_are_refused(model, store):
+    check = check_fit.__wrapped__ if hasattr(check_fit, "__wrapped__") else check_fit
+    check(model, altered(store))
+    with pytest.raises(TokenizerMismatchError, match="another tokenizer"):
+        check(model, altered(store, tokenizer_hash="0" * 16))
+    with pytest.raises(TokenizerMismatchError, match="another tokenizer"):
+        check(model, altered(store, vocab_size=store.vocab_size + 1))
+    with pytest.raises(ShapeMismatchError, match="--context 32"):
+        check(model, altered(store, context=64))
