@@ -6,8 +6,9 @@ same name. A finished stage is used again; an interrupted one goes on from where
 
 import contextlib
 import json
+import textwrap
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from monosem.core import artifact
-from monosem.core.artifact import write_json
-from monosem.core.config import Json, to_json
+from monosem.cli.evaluate import report as measures
+from monosem.core.artifact import CONFIG_NAME, write_json
+from monosem.core.config import Json
 from monosem.dictionaries.baselines import Neurons
 from monosem.dictionaries.relu import ReLUConfig
 from monosem.dictionaries.topk import TopKConfig
@@ -25,13 +26,12 @@ from monosem.explorer import story
 from monosem.explorer.report import write_report
 from monosem.features.build import FeaturesConfig, build_features
 from monosem.features.database import FeatureDatabase
-from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
-from monosem.metrics.language import evaluate_language_model
+from monosem.metrics.evaluate import EvaluateConfig
+from monosem.metrics.record import write_evaluation
 from monosem.models.language_model import LanguageModel
 from monosem.runtime.device import resolve
 from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 from monosem.training.pretrain import PretrainConfig, pretrain
-from monosem.training.run import KIND as TRAINING
 from monosem.training.trainer import TrainConfig, TrainingRun, train
 
 SITE = "blocks.0.mlp.hook_post"
@@ -95,12 +95,11 @@ class Demo:
         model = None if given.pretrain else LanguageModel.load(given.model, device=given.device)
         store = self.tokens(model)
         model = model or self.pretrain(store)
-        losses = self.measure_model(model, store)
         run = self.train(model, store)
-        rows = self.evaluate(run, model, store)
+        results = self.evaluate(run, model, store)
         databases = self.features(run, model, store)
-        report = self.report(databases, rows, losses)
-        metrics: Json = {"language_model": losses, "dictionaries": rows, "seconds": self.seconds}
+        report = self.report(databases, results)
+        metrics: Json = {**results, "seconds": self.seconds}
         write_json(self.out / "metrics.json", metrics)
         story.features(self.console, databases["topk"], self.given.seed)
         story.ending(self.console, self.out, report, self.seconds)
@@ -133,21 +132,6 @@ class Demo:
             name = pretrain(config, store, folder, device=device, fresh=given.fresh)
         return LanguageModel.load(name, device=given.device)
 
-    def measure_model(self, model: LanguageModel, store: TokenStore) -> Json:
-        """Hold the language model against n-grams of the same text."""
-        folder = self.out / "language-model-losses"
-        inputs = {"model": model.hash, "tokens": store.hash}
-        with self.stage("baselines", folder, f"Holding `{model.name}` against n-grams"):
-            losses = self.remembered(
-                folder, "losses", {}, inputs, lambda: evaluate_language_model(model, store)
-            )
-        self.say(
-            f"It loses {losses['loss']:.3f} nats a held-out token; a trigram model "
-            f"{losses['trigram']:.3f}, a bigram {losses['bigram']:.3f}, a unigram "
-            f"{losses['unigram']:.3f}. {_verdict(losses)}"
-        )
-        return losses
-
     def train(self, model: LanguageModel, store: TokenStore) -> TrainingRun:
         """Train both dictionaries on one stream of activations."""
         given, folder = self.given, self.out / "dictionaries"
@@ -170,23 +154,17 @@ class Demo:
         return run
 
     def evaluate(self, run: TrainingRun, model: LanguageModel, store: TokenStore) -> Json:
-        """Measure both dictionaries, and the neurons beside them."""
-        folder, config = (
-            self.out / "evaluation",
-            EvaluateConfig(n_density_tokens=self.given.n_density_tokens),
-        )
-        dictionaries = {name: run[name] for name in ("topk", "relu")}
-        inputs = {"run": artifact.read(self.out / "dictionaries", TRAINING).hash}
+        """Measure both dictionaries, the neurons beside them, and the model beside n-grams."""
+        folder = self.out / "evaluation"
+        config = EvaluateConfig(n_density_tokens=self.given.n_density_tokens)
+        dictionaries = {name: run[name] for name in run}
         with self.stage("evaluate", folder, "Measuring them on held-out text"):
-            rows = self.remembered(
-                folder,
-                "evaluation",
-                config,
-                {**inputs, "tokens": store.hash, "model": model.hash},
-                lambda: evaluate_many(dictionaries, model, store, config),
+            results = write_evaluation(
+                dictionaries, model, store, folder, config, fresh=self.given.fresh
             )
-        story.metrics(self.console, rows)
-        return rows
+        self.console.print(textwrap.indent(measures(results), "   "))
+        self.say(_verdict(results["language_model"]))
+        return results
 
     def features(
         self, run: TrainingRun, model: LanguageModel, store: TokenStore
@@ -204,17 +182,17 @@ class Demo:
                 )
         return found
 
-    def report(self, databases: dict[str, FeatureDatabase], rows: Json, losses: Json) -> Path:
+    def report(self, databases: dict[str, FeatureDatabase], results: Json) -> Path:
         """Write the page; it is quick, and always written anew."""
         self.step += 1
         self.console.print(Text(f"\n{self.step}. Writing the report", style="bold"))
         start = time.perf_counter()
         report = write_report(
             databases,
-            rows,
+            results["dictionaries"],
             self.out / "report.html",
             title=f"Features of {self.given.model}",
-            language_model=losses,
+            language_model=results["language_model"],
             chosen=story.N_CHOSEN,
             random=story.N_RANDOM,
             seed=self.given.seed,
@@ -222,24 +200,6 @@ class Demo:
         self.seconds["report"] = round(time.perf_counter() - start, 1)
         self.say(f"{report.stat().st_size / 1e6:.1f} MB, self-contained: `{report}`.")
         return report
-
-    def remembered(
-        self,
-        folder: Path,
-        kind: str,
-        config: object,
-        inputs: dict[str, str],
-        measure: Callable[[], Json],
-    ) -> Json:
-        """Return what `measure` answers, from the artifact at `folder` if it asks the same."""
-        if not self.given.fresh and artifact.is_artifact(folder, kind):
-            found = artifact.read(folder, kind)
-            if found.config == to_json(config) and found.provenance["inputs"] == inputs:
-                return found.summary
-        summary = measure()
-        with artifact.writing(folder, kind=kind, config=config, inputs=inputs, summary=summary):
-            pass  # the summary is all there is to keep
-        return summary
 
     @contextlib.contextmanager
     def stage(self, name: str, folder: Path, title: str) -> Generator[None]:
@@ -263,13 +223,13 @@ class Demo:
 
 def _verdict(losses: Json) -> str:
     if losses["loss"] < losses["trigram"]:
-        return "It knows more than a table of word triples."
-    return "It knows no more than a table of word triples: expect little of its features."
+        return "The language model knows more than a table of token triples."
+    return "The language model knows no more than a table of token triples: expect little of it."
 
 
 def _stamp(folder: Path) -> int | None:
     """Return what changes when the artifact is written anew."""
-    config = folder / artifact.CONFIG_NAME
+    config = folder / CONFIG_NAME
     return config.stat().st_mtime_ns if config.is_file() else None
 
 

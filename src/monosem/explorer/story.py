@@ -1,14 +1,12 @@
-"""What the demo says of its dictionaries in a terminal: the table, features with examples, the ending."""
+"""What the demo says of its dictionaries in a terminal: features with examples, the ending."""
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from monosem.explorer.evidence import PLAIN, Evidence, choose, draw
 from monosem.features.database import Example, Feature, FeatureDatabase
-from monosem.rendering import table
 from monosem.rendering.template import number, share
 from monosem.rendering.visible import visible
 
@@ -19,33 +17,6 @@ MIDDLE = (4, 5, 6)
 """Intervals of activation from which the second example comes."""
 STRONG = 0.5
 """Share of the feature's maximum from which a token is drawn in reverse."""
-
-COLUMNS = (
-    ("latents", "n_latents"),
-    ("L0", "l0"),
-    ("FVU", "fvu"),
-    ("recovered (zero)", "loss_recovered_zero"),
-    ("recovered (mean)", "loss_recovered_mean"),
-    ("dead", "n_dead"),
-    ("ultralow", "n_ultralow"),
-)
-
-
-def metrics(console: Console, rows: dict[str, dict[str, Any]]) -> None:
-    """Print the table of measures, a row a dictionary."""
-    cells = [
-        [name, *(_cell(header, row.get(key)) for header, key in COLUMNS)]
-        for name, row in rows.items()
-    ]
-    shown = table.text(["dictionary", *(header for header, _ in COLUMNS)], cells)
-    console.print("\n".join(f"   {line}" for line in shown.splitlines()))
-    first = next(iter(rows.values()))
-    console.print(
-        f"   L0: active latents a token. FVU: share of the variance left unexplained. Recovered: "
-        f"share of the {number(first['gap_zero'])} (zero) or {number(first['gap_mean'])} (mean) nats "
-        f"that ablating the site costs.\n   Dead: never fired in {first['n_density_tokens']:,} "
-        f"tokens; ultralow: fired, on less than {first['ultralow_below']:.1g} of them."
-    )
 
 
 def features(console: Console, database: FeatureDatabase, seed: int) -> None:
@@ -115,11 +86,3 @@ def _remark(feature: Feature, found: Evidence) -> str:
         f"fire on {visible(found.token, edges=True)}; in {share(found.predicted)} the next token is "
         "one it promotes."
     )
-
-
-def _cell(header: str, value: object) -> str:
-    if not isinstance(value, int | float):
-        return "—"
-    if header.startswith("recovered"):
-        return f"{100 * value:.1f} %"
-    return number(value) if isinstance(value, float) else f"{value:,}"
