@@ -146,7 +146,13 @@ def databases() -> dict[str, FeatureDatabase]:
 @pytest.fixture(scope="session")
 def metrics() -> dict[str, dict[str, Any]]:
     row = {"n_latents": 120, "l0": 16.0, "fvu": 0.25, "loss_recovered_zero": 0.94, "n_dead": 12}
-    return {"topk": row, "neurons": {**row, "loss_recovered_zero": None, "fvu": "not applicable"}}
+    neurons = {
+        **row,
+        "fvu": "not applicable",
+        "loss_recovered_zero": None,
+        "void": {"loss_recovered_zero": "the gap is <0.05 nats"},
+    }
+    return {"topk": row, "neurons": neurons}
 
 
 @pytest.fixture(scope="session")

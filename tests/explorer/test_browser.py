@@ -11,11 +11,11 @@ pytestmark = pytest.mark.browser
 def test_a_report_opened_from_disk_with_the_network_cut_shows_everything(
     open_page, databases, metrics, tmp_path, scheme
 ) -> None:
-    out = write_report(databases, metrics, tmp_path / "report.html")
+    out = write_report(databases, metrics, tmp_path / "report.html", chosen=4, random=8)
     watched = open_page(out.as_uri(), offline=True, color_scheme=scheme)
     page = watched.page
-    assert page.locator("article.feature").count() >= 30
-    assert page.locator("svg.hist:visible").count() > 20
+    assert page.locator("article.feature").count() >= 12
+    assert page.locator("svg.hist:visible").count() > 8
     assert page.locator("main").is_visible()
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 20, 19)")
@@ -118,7 +118,7 @@ def test_every_focus_token_of_a_wide_page_begins_at_the_same_place(open_page, ad
 
 
 def test_a_page_can_be_printed_with_every_example_on_it(open_page, databases, tmp_path) -> None:
-    out = write_report(databases, {}, tmp_path / "report.html", chosen=2, random=4)
+    out = write_report(databases, {}, tmp_path / "report.html", chosen=2, random=2)
     watched = open_page(out.as_uri(), offline=True)
     watched.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert watched.page.locator("details:not([open])").count() == 0

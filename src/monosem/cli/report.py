@@ -12,6 +12,7 @@ from monosem.core import artifact
 from monosem.core.errors import ConfigError
 from monosem.explorer.report import write_report
 from monosem.features.database import FeatureDatabase
+from monosem.metrics.record import KIND as EVALUATION
 
 HELP = "write feature databases into one self-contained HTML file"
 
@@ -96,12 +97,9 @@ def read_metrics(
     rows: dict[str, Mapping[str, Any]] = {}
     losses: dict[str, float] | None = None
     for path in paths:
-        if path.is_dir():
-            rows[path.name] = artifact.read(path, "evaluation").summary
-            continue
-        data = _json(path)
+        data = artifact.read(path, EVALUATION).summary if path.is_dir() else _json(path)
         rows.update(cast(dict[str, Mapping[str, Any]], data["dictionaries"]))
-        losses = cast("dict[str, float] | None", data.get("language_model", losses))
+        losses = cast("dict[str, float] | None", data.get("language_model")) or losses
     return rows, losses
 
 

@@ -7,9 +7,10 @@ from typing import Any
 from markupsafe import Markup
 
 from monosem.rendering import table
+from monosem.rendering.visible import printable
 
 Metrics = Mapping[str, Any]
-"""Name of a metric to its value; a value may be None (void) or a sentence (not applicable)."""
+"""Name of a metric to its value, and under `void` the reasons of those that have none."""
 
 COLUMNS: dict[str, tuple[str, str, str]] = {
     "n_latents": ("latents", "count", "latents of the dictionary, or neurons"),
@@ -47,10 +48,7 @@ def metrics_table(metrics: Mapping[str, Metrics]) -> Markup:
     """Return the table of `metrics`, a row a dictionary, with every column explained."""
     names = [n for n in COLUMNS if any(n in row for row in metrics.values())]
     headers = ["dictionary", *(COLUMNS[n][0] for n in names)]
-    rows = [
-        [title, *(_cell(row.get(n), COLUMNS[n][1]) for n in names)]
-        for title, row in metrics.items()
-    ]
+    rows = [[title, *(_cell(row, n) for n in names)] for title, row in metrics.items()]
     return table.html(headers, rows, notes={COLUMNS[n][0]: COLUMNS[n][2] for n in names})
 
 
@@ -65,15 +63,15 @@ def language_model_table(losses: Mapping[str, float]) -> Markup:
     return table.html(["model", "loss", "perplexity"], rows, notes=notes)
 
 
-def _cell(value: object, kind: str) -> str:
-    if value is None:
-        return "—"
+def _cell(row: Metrics, name: str) -> str | Markup:
+    value, kind = row.get(name), COLUMNS[name][1]
+    reason = row.get("void", {}).get(name)
+    if reason:
+        return Markup('<abbr title="{}">void</abbr>').format(printable(str(reason)))
     if isinstance(value, str):
         return value
-    if not isinstance(value, int | float):
-        return str(value)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "—"
     if kind == "count":
         return f"{value:,.0f}"
-    if not math.isfinite(value):
-        return "—"
     return f"{100 * value:.1f} %" if kind == "share" else f"{value:{kind}}".replace("-", "−")

@@ -82,10 +82,8 @@ def _check(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _numeric(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
     return [
-        bool(rows)
-        and all(
-            not isinstance(row[c], Markup) and _NUMBER.fullmatch(row[c]) is not None for row in rows
-        )
+        any(not isinstance(row[c], Markup) for row in rows)
+        and all(isinstance(row[c], Markup) or _NUMBER.fullmatch(row[c]) for row in rows)
         for c in range(len(headers))
     ]
 
