@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.kernels.dense import product
 from monosem.kernels.select import top_k
 
 
@@ -49,7 +50,9 @@ def aux_k(
     if pre.shape[1] > k:
         values, indices = top_k(latents, k)
         latents = torch.zeros_like(latents).scatter(1, indices, values)
-    return normalised_mse(latents @ rows, residual.detach()).nan_to_num(0.0, 0.0, 0.0)
+    return normalised_mse(product(latents, rows).to(rows.dtype), residual.detach()).nan_to_num(
+        0.0, 0.0, 0.0
+    )
 
 
 def auxiliary_k(d_in: int) -> int:

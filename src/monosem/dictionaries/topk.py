@@ -25,6 +25,7 @@ from monosem.dictionaries.config import at_least, at_most_latents
 from monosem.dictionaries.geometry import geometric_median, remove_parallel_, unit_rows_
 from monosem.dictionaries.losses import aux_k, auxiliary_k, mse
 from monosem.kernels import dispatch
+from monosem.kernels.dense import product
 from monosem.kernels.encoder import encode_top_k
 from monosem.kernels.pattern import Pattern
 
@@ -159,7 +160,7 @@ class TopK(Dictionary[TopKConfig], name="topk", config=TopKConfig):
         if len(dead) == 0:
             return residual.new_zeros(())
         columns = self.W_enc.t()[dead].t()
-        pre = (x - self.centre) @ columns + self.b_enc[dead]
+        pre = product(x - self.centre, columns).to(x.dtype) + self.b_enc[dead]
         return aux_k(pre, self.W_dec[dead], residual, k)
 
     def _count(self, values: Float[Tensor, "batch k"], pattern: Pattern) -> None:
