@@ -9,7 +9,7 @@ the same text, so only that stem is hashed and they fall on the same side.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, Split] = ("train", "heldout")
@@ -26,6 +26,7 @@ class Document:
     licence: str
 
 
+@runtime_checkable
 class Corpus(Protocol):
     """Documents in a stable order."""
 
@@ -40,6 +41,10 @@ class Corpus(Protocol):
 
     def fingerprint(self) -> str:
         """Return a string that changes when the documents may have changed."""
+        ...
+
+    def size(self) -> int:
+        """Return about how many bytes of text there are, for the progress bar; 0 if not known."""
         ...
 
 
