@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-PRELOADED = ["torch", "transformers", "pandas", "monosem.cli"]
+from monosem.cli import VERBS
+
+PRELOADED = [f"monosem.cli.{verb}" for verb in VERBS]
 SITE = "blocks.0.mlp.hook_post"
 
 PROGRAM = """
@@ -101,14 +103,18 @@ def commands() -> dict[str, list[str]]:
     """The smallest useful run of every verb that writes."""
     tokens = ["--tokenizer", "train:300", "--context", "32", "--heldout-share", "0.2"]
     model = ["--n-tokens", "60000", "--batch-contexts", "8", "--n-snapshots", "2"]
+    model += ["--precision", "fp32"]
     read = ["--model", "model/model", "--tokens", "tokens", "--device", "cpu"]
+    train = ["--dictionaries", "topk", "relu", "--n-latents", "64", "--k", "8"]
+    train += ["--n-tokens", "60000", "--batch-size", "512", "--buffer-tokens", "8192"]
+    evaluate = ["--n-loss-tokens", "2000", "--n-mean-tokens", "2000", "--n-density-tokens", "20000"]
     return {
         "tokens": ["tokens", "--corpora", "corpus", *tokens, "--out", "tokens"],
         "pretrain": ["pretrain", "tiny", "--tokens", "tokens", *model, "--out", "model"],
-        "train": ["train", *read, "--site", SITE, "--n-tokens", "60000", "--out", "sae"],
-        "evaluate": ["evaluate", "sae/topk", *read, "--out", "evaluation"],
-        "features": ["features", "sae/topk", *read, "--out", "features"],
-        "report": ["report", "features", "--out", "report.html"],
+        "train": ["train", *read, *train, "--matmul", "fp32", "--site", SITE, "--out", "sae"],
+        "evaluate": ["evaluate", "sae", *read, *evaluate, "--out", "evaluation"],
+        "features": ["features", "sae/topk", *read, "--n-tokens", "20000", "--out", "features"],
+        "report": ["report", "features", "--metrics", "evaluation", "--out", "report.html"],
     }
 
 

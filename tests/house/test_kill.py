@@ -19,7 +19,7 @@ INPUTS = {
     "train": ["tokens", "model"],
     "evaluate": ["tokens", "model", "sae"],
     "features": ["tokens", "model", "sae"],
-    "report": ["tokens", "model", "sae", "features"],
+    "report": ["tokens", "model", "sae", "features", "evaluation"],
 }
 
 
