@@ -207,12 +207,13 @@ class _Training:
             seconds=round(self.seconds, 2),
             **self.last,
         )
-        shown = {
-            f"{name} {key}": self.last[name][value]
+        shown = {"loss": "loss", "l0": "L0", "n_dead": "dead"}
+        values = {
+            f"{name} {label}": float(self.last[name][key])
             for name in self.last
-            for key, value in (("loss", "loss"), ("L0", "l0"), ("dead", "n_dead"))
+            for key, label in shown.items()
         }
-        bar.advance(1, **shown)
+        bar.advance(1, **values)
 
     def _save(self) -> None:
         tensors = {k: v for learner in self.learners for k, v in learner.tensors().items()}
