@@ -52,11 +52,14 @@ def test_the_list_sorts_filters_searches_and_leads_to_a_feature(open_page, addre
 
     assert column(2) == sorted(column(2), reverse=True)
     page.click("th >> text=Maximum")
+    page.wait_for_url("**sort=max_activation&descending=true**")
     assert column(3) == sorted(column(3), reverse=True)
     page.click("th >> text=Maximum ↓")
+    page.wait_for_url("**sort=max_activation&descending=false**")
     assert column(3) == sorted(column(3))
     page.select_option("select[name=status]", "dead")
     page.click("button")
+    page.wait_for_url("**status=dead**")
     assert set(page.locator(".list td.state").all_inner_texts()) == {"dead"}
     page.goto(f"{address}/topk/")
     page.keyboard.press("/")

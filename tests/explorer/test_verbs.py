@@ -1,0 +1,55 @@
+import json
+import socket
+
+import pytest
+
+from monosem.cli import explore, report
+from monosem.core.errors import ArtifactMissingError, ConfigError
+
+
+def test_metrics_are_read_from_a_json_file(tmp_path) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_text(
+        json.dumps({"dictionaries": {"topk": {"l0": 16}}, "language_model": {"loss": 3.0}})
+    )
+    rows, losses = report.read_metrics((file,))
+    assert rows == {"topk": {"l0": 16}}
+    assert losses == {"loss": 3.0}
+    assert report.read_metrics(()) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "There are no metrics"), ("{", "not readable JSON"), ("[]", "no `dictionaries`")],
+)
+def test_metrics_that_cannot_be_read_are_named(tmp_path, content, message) -> None:
+    file = tmp_path / "metrics.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        report.read_metrics((file,))
+
+
+def test_a_missing_database_is_said_before_anything_is_written(tmp_path) -> None:
+    with pytest.raises(ArtifactMissingError):
+        report.main([str(tmp_path / "none"), "--out", str(tmp_path / "r.html")])
+    with pytest.raises(ConfigError, match="is a folder"):
+        report.main([str(tmp_path / "none"), "--out", str(tmp_path)])
+    with pytest.raises(ConfigError, match="are counts"):
+        report.main([str(tmp_path / "none"), "--chosen", "-1"])
+    with pytest.raises(ConfigError, match="No feature database"):
+        report.open_databases(())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_is_taken_or_impossible_is_said_before_any_work(tmp_path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(ConfigError, match="cannot be taken"):
+            explore.main([str(tmp_path), "--port", port])
+    with pytest.raises(ConfigError, match="0..65535"):
+        explore.main([str(tmp_path), "--port", "70000"])
+    with pytest.raises(ArtifactMissingError):
+        explore.main([str(tmp_path / "none"), "--port", "0"])
