@@ -20,6 +20,10 @@ from monosem.text.tokens import Split
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")
 """The order in which the splits are streamed."""
+ROWS_AT_ONCE = 1024
+"""Rows encoded at once on a CPU: larger dense latents leave its caches, and fresh memory is slow."""
+ROWS_A_BYTE = 255
+"""Rows whose firings one unsigned byte can count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +72,29 @@ class Counter:
         self._ragged = False
 
     def add(self, x: Float[Tensor, "batch d_in"]) -> None:
-        """Count a batch.
+        """Count a batch."""
+        for part in x.split(ROWS_AT_ONCE if x.device.type == "cpu" else len(x)):
+            self._add(part)
 
-        A ragged kind passes through dense latents on its way to sparse ones; counting those at
-        once saves making a list of entries that nobody reads.
-        """
+    def _add(self, x: Float[Tensor, "batch d_in"]) -> None:
+        # A ragged kind passes through dense latents on its way to sparse ones; counting those at
+        # once saves making a list of entries that nobody reads.
         if self._ragged:
-            self.n_fired += (self.dictionary.encode(x) > 0).sum(0)
+            self.n_fired += positive(self.dictionary.encode(x))
             return
         latents = self.dictionary.encode_sparse(x)
         self._ragged = isinstance(latents, RaggedLatents)
         self.n_fired += torch.bincount(latents.active(), minlength=len(self.n_fired))
+
+
+def positive(latents: Float[Tensor, "batch n_latents"]) -> Int64[Tensor, " n_latents"]:
+    """Return on how many rows each latent is above zero.
+
+    Added up in bytes, which is ten times as fast on a CPU as in integers of eight of them.
+    """
+    fired = (latents > 0).view(torch.uint8)
+    parts = [part.sum(0, dtype=torch.uint8) for part in fired.split(ROWS_A_BYTE)]
+    return torch.stack(parts).sum(0, dtype=torch.int64)
 
 
 def _stream(

@@ -22,9 +22,11 @@ from torch import Tensor
 from monosem.core.progress import progress
 from monosem.metrics.reconstruction import ReconstructionSums
 from monosem.metrics.stream import AnyDictionary, Block, Place, blocks, vectors
+from monosem.models.language_model import LanguageModel
 
-LOGITS_AT_ONCE = 2**24
-"""Numbers of the logits of one block: 64 MiB in float32."""
+LOGITS_AT_ONCE = {"cpu": 2**22}
+"""Numbers of the logits of one block: 16 MiB in float32 keep a CPU's memory warm."""
+LOGITS_ELSEWHERE = 2**27
 
 
 @dataclass
@@ -68,12 +70,17 @@ def held_out(
         ordinary={name: ReconstructionSums(mean=mean) for name in dictionaries},
         special={name: ReconstructionSums(mean=mean) for name in dictionaries},
     )
-    step = min(batch, LOGITS_AT_ONCE // place.model.vocab_size)
+    step = min(batch, tokens_at_once(place.model))
     with progress("held-out losses", len(contexts)) as bar:
         for block in blocks(place.store, contexts, step):
             _measure(result, dictionaries, place, mean, block)
             bar.advance(len(block.tokens))
     return result
+
+
+def tokens_at_once(model: LanguageModel) -> int:
+    """Return how many tokens may have logits at the same time."""
+    return LOGITS_AT_ONCE.get(model.device.type, LOGITS_ELSEWHERE) // model.vocab_size
 
 
 def ordinary_losses(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from monosem.core.progress import progress
-from monosem.metrics.heldout import LOGITS_AT_ONCE, ordinary_losses
+from monosem.metrics.heldout import ordinary_losses, tokens_at_once
 from monosem.metrics.stream import blocks, check_store, first, visit
 from monosem.models.language_model import LanguageModel
 from monosem.text.ngram import KneserNey
@@ -44,6 +44,6 @@ def ngram_losses(store: TokenStore, contexts: np.ndarray) -> dict[str, float]:
 def _loss(model: LanguageModel, store: TokenStore, contexts: np.ndarray) -> float:
     parts = [
         ordinary_losses(model.losses(block.tokens), block).double()
-        for block in blocks(store, contexts, min(4096, LOGITS_AT_ONCE // model.vocab_size))
+        for block in blocks(store, contexts, tokens_at_once(model))
     ]
     return float(torch.cat(parts).mean())
