@@ -43,13 +43,13 @@ def number(value: float | int | None) -> str:
     """Return three significant digits; a dash where there is no value.
 
     >>> number(0.12345), number(1234.5), number(12.0), number(None), number(float("nan"))
-    ('0.123', '1,234', '12', '—', '—')
+    ('0.123', '1,234', '12.0', '—', '—')
     """
     if value is None or not math.isfinite(value):
         return "—"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.3g}".replace("-", "−", 1)
+    return f"{value:#.3g}".rstrip(".").replace("-", "−", 1)
 
 
 def share(value: float | int | None) -> str:
