@@ -41,7 +41,10 @@ def embedded_names() -> list[str]:
 
 
 def locate(name: str | Path) -> str:
-    """Return the folder or the hub name that `name` means; the package's own models come first."""
+    """Return the folder or the hub name that `name` means; the package's own models come first.
+
+    The folder that `monosem pretrain` wrote stands for the Hugging Face folder `model` inside it.
+    """
     text = str(name)
     if text in embedded_names():
         return str(EMBEDDED / text)
@@ -52,7 +55,7 @@ def locate(name: str | Path) -> str:
                 f"There is no language model in `{path}`: it has no `config.json`. "
                 "Pass a folder that `transformers` saved, or the name of a model."
             )
-        return str(path)
+        return str(path / "model" if (path / "model" / "config.json").is_file() else path)
     if isinstance(name, Path) or path.is_absolute() or text.startswith((".", "~")):
         raise ArtifactMissingError(
             f"There is no language model at `{path}`: the folder does not exist. "
@@ -66,7 +69,7 @@ def read_model(
 ) -> PreTrainedModel:
     """Return the frozen model at `name`; its family is checked before any weight is read."""
     place = locate(name)
-    with _errors(name, place), _no_bar():
+    with _errors(name, place), no_bar():
         family_of(AutoConfig.from_pretrained(place))
         read: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype or torch.float32, output_loading_info=True
@@ -124,7 +127,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _no_bar() -> Generator[None]:
+def no_bar() -> Generator[None]:
     """Silence `transformers`' own progress bar, and leave its setting as it was."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

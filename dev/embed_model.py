@@ -1,0 +1,118 @@
+"""Put a finished `monosem pretrain` run into the package: `python dev/embed_model.py RUN NAME`.
+
+Weights are rounded to float16 (loading turns them into float32 again); the tokenizer, the training
+log and a README with recipe, licence and the losses of the rounded model and of the n-gram models
+on held-out text come along. What the README says is measured here, after rounding.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from monosem.core.artifact import read
+from monosem.metrics.language import evaluate_language_model
+from monosem.models.language_model import LanguageModel
+from monosem.models.loading import EMBEDDED
+from monosem.text.tokens import TokenStore
+
+LIMIT = 4_000_000
+README = """# {name}
+
+A one-layer transformer in the shape of Bricken et al. 2023 (d_model {d_model}, {n_heads} heads,
+{d_mlp} ReLU neurons, context {context}, {n_parameters:,} parameters, {vocab:,} byte-level BPE
+tokens), trained
+from scratch with `monosem pretrain` and rounded to float16.
+
+**Text.** {corpora}; the training side of the split only. {train_tokens:,} tokens, seen {epochs:.1f} times.
+
+**Recipe.**
+
+    monosem tokens --corpora {spec} --out runs/{name}-tokens
+    monosem pretrain 1L --tokens runs/{name}-tokens --n-tokens {n_tokens} \\
+        --batch-contexts {batch} --lr {lr} --out runs/{name}
+
+{n_steps:,} steps, {hours:.2f} hours of one CPU core ({precision}); `log.jsonl` is the run's log.
+The text is that of the interpreter and the packages installed where it ran, so that a rerun
+elsewhere gives a model of the same kind and not the same weights.
+
+**Losses**, nats a token on held-out documents:
+
+| text | this model | trigram | bigram | unigram |
+|---|---|---|---|---|
+{rows}
+
+The n-gram models are interpolated Kneser-Ney, fitted on the training tokens of the same store.
+
+**Licence.** MIT, like Monosem. The text it learnt from is under the licences of its packages:
+{licences}.
+"""
+
+
+def main() -> None:
+    """Read the command line and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a finished `monosem pretrain`")
+    parser.add_argument("name")
+    parser.add_argument(
+        "--tokens", type=Path, nargs="+", required=True, help="the run's store first"
+    )
+    given = parser.parse_args()
+    artifact = read(given.run, "language model")
+    out = EMBEDDED / given.name
+    shutil.rmtree(out, ignore_errors=True)
+    round_weights(given.run / "model", out)
+    shutil.copyfile(given.run / "log.jsonl", out / "log.jsonl")
+    rows = []
+    for folder in given.tokens:
+        store = TokenStore.open(folder)
+        losses = evaluate_language_model(LanguageModel.load(out), store, n_tokens=262_144)
+        values = " | ".join(f"{losses[k]:.3f}" for k in ("loss", "trigram", "bigram", "unigram"))
+        rows.append(f"| {' + '.join(f'`{c}`' for c in store.config.corpora)} | {values} |")
+    (out / "README.md").write_text(readme(given.name, artifact, given.tokens[0], rows))
+    size = sum(p.stat().st_size for p in out.rglob("*"))
+    print(f"{out}: {size:,} bytes")
+    if size > LIMIT:
+        raise SystemExit(f"{size:,} bytes is more than {LIMIT:,}.")
+
+
+def round_weights(source: Path, out: Path) -> None:
+    """Copy a Hugging Face folder with its weights rounded to float16."""
+    shutil.copytree(source, out)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16)
+    model.save_pretrained(out)
+
+
+def readme(name: str, artifact, tokens: Path, rows: list[str]) -> str:
+    """Fill the README in."""
+    store = TokenStore.open(tokens)
+    summary, config = artifact.summary, artifact.config
+    weights = " ".join(f"{w:g}" for w in store.config.weights)
+    spec = " ".join(store.config.corpora) + (f" --weights {weights}" if weights else "")
+    store_summary = json.loads((tokens / "config.json").read_text())["summary"]
+    return README.format(
+        name=name,
+        **{k: config["model"][k] for k in ("d_model", "n_heads", "d_mlp", "context")},
+        n_parameters=summary["n_parameters"],
+        vocab=store.vocab_size,
+        corpora="`python` (the standard library) and `docstrings` (prose of installed packages' "
+        f"docstrings), in the proportion {':'.join(f'{w:g}' for w in store.config.weights)}",
+        train_tokens=store.n_tokens("train"),
+        epochs=summary["epochs"],
+        spec=f"{spec} --tokenizer train:{store.vocab_size} --context {store.context}",
+        n_tokens=config["n_tokens"],
+        batch=config["batch_contexts"],
+        lr=config["lr"],
+        n_steps=summary["n_steps"],
+        hours=summary["seconds"] / 3600,
+        precision=summary["precision"],
+        rows="\n".join(rows),
+        licences=", ".join(store_summary.get("licences", [])),
+    )
+
+
+if __name__ == "__main__":
+    main()

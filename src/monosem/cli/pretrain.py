@@ -1,0 +1,79 @@
+"""`monosem pretrain`: train a small language model of your own on a token store."""
+
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from monosem.core.artifact import check_target, read
+from monosem.core.config import Json
+from monosem.core.errors import ConfigError
+from monosem.models.small import preset
+from monosem.rendering.table import text as text_table
+from monosem.runtime.device import resolve
+from monosem.text.store import TokenStore
+from monosem.training.pretrain import KIND, PretrainConfig, pretrain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train a small language model and save it as an ordinary Hugging Face folder."""
+
+    preset: Annotated[str, tyro.conf.Positional] = "1L"
+    """Shape: 1L (one layer, d_model 128, 512 ReLU neurons), 2L or tiny."""
+    tokens: Path = Path("runs/tokens")
+    """Token store to train on; its held-out split validates."""
+    out: Path = Path("runs/language-model")
+    """Folder to write; the model lies in its `model` folder."""
+    run: tyro.conf.OmitArgPrefixes[PretrainConfig] = field(default_factory=PretrainConfig)
+    """Settings of the run."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    fresh: bool = False
+    """Start anew, even where a finished or interrupted run lies."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, train, print the losses beside the n-gram models'."""
+    given = tyro.cli(Arguments, prog="monosem pretrain", args=arguments)
+    shape = preset(given.preset)
+    if given.run.model != PretrainConfig().model:
+        shape = given.run.model
+    check_target(given.out, KIND)
+    store = TokenStore.open(given.tokens)
+    if store.context > shape.context:
+        raise ConfigError(
+            f"`{given.tokens}` has contexts of {store.context} tokens; preset `{given.preset}` takes at "
+            f"most {shape.context}. Make the tokens with `--context {shape.context}`."
+        )
+    config = replace(given.run, model=shape)
+    folder = pretrain(config, store, given.out, device=resolve(given.device), fresh=given.fresh)
+    summary = read(given.out, KIND).summary
+    if given.json:
+        print(json.dumps({"model": str(folder), **summary}, indent=2))
+        return 0
+    print(f"A language model of {summary['n_parameters']:,} parameters: {folder}")
+    print(_table(summary))
+    return 0
+
+
+def _table(summary: Json) -> str:
+    rows = [[name, f"{summary[key]:.3f}"] for name, key in _ROWS]
+    return text_table(["held-out loss", "nats a token"], rows)
+
+
+_ROWS = (
+    ("this model", "loss"),
+    ("Kneser–Ney trigram", "trigram"),
+    ("Kneser–Ney bigram", "bigram"),
+    ("Kneser–Ney unigram", "unigram"),
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

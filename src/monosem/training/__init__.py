@@ -1,0 +1,1 @@
+"""Training: dictionaries on a stream of activations, and small language models on tokens."""

@@ -1,0 +1,377 @@
+"""Pretraining of small language models: tokens in, an ordinary Hugging Face folder out.
+
+    loss  = mean over contexts and positions of -log p(token[t+1] | token[0..t])
+    lr(s) = lr * min(s / warmup, 0.5 (1 + cos(pi (s - warmup) / (n_steps - warmup))))   (down to lr/20)
+
+The unembedding and its softmax are the larger part of a small model's step, so they run in chunks
+of positions whose logits never exist all at once; gradients are those of the plain loss. Contexts
+are visited in a fresh seeded permutation each epoch, which makes the run a function of its step:
+a checkpoint holds weights, Adam's moments and the step, and a resumed run is the same run.
+"""
+
+import itertools
+import math
+import shutil
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel
+
+from monosem.core.artifact import is_artifact, read, writing
+from monosem.core.config import Json, content_hash, to_json
+from monosem.core.errors import ArtifactKindError, ConfigError, ResumeError
+from monosem.core.progress import progress
+from monosem.metrics.language import evaluate_language_model
+from monosem.models.language_model import LanguageModel
+from monosem.models.loading import no_bar
+from monosem.models.small import SmallModelConfig, build
+from monosem.runtime.checkpoint import load_checkpoint, save_checkpoint
+from monosem.runtime.runlog import RunLog
+from monosem.text.store import TokenStore
+
+KIND = "language model"
+CHUNK = 1024
+"""Positions whose logits exist at once."""
+LOG_EVERY = 20
+"""Steps between two lines of the run log."""
+BASELINE_TOKENS = 262_144
+"""Held-out tokens on which the finished model is measured beside n-gram models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pretraining run."""
+
+    model: SmallModelConfig = field(default_factory=SmallModelConfig)
+    """Shape of the transformer."""
+    n_tokens: int = 50_000_000
+    """Tokens to train on, repeats counted."""
+    batch_contexts: int = 32
+    """Contexts a step."""
+    lr: float = 3e-3
+    """Peak learning rate of AdamW."""
+    warmup: float = 0.02
+    """Share of the run over which the learning rate rises."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay, on matrices only."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    n_snapshots: int = 8
+    """Log-spaced snapshots of the model kept beside the final one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` times one step of each on this machine and keeps the faster."""
+    seed: int = 0
+    """Seed of the weights and of the order of contexts."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        for name in ("n_tokens", "batch_contexts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"`warmup` must be in [0, 1), got {self.warmup}.")
+        if self.lr <= 0:
+            raise ConfigError(f"`lr` must be positive, got {self.lr}.")
+
+    def n_steps(self, context: int) -> int:
+        """Steps of the run on contexts of `context` tokens."""
+        return max(1, self.n_tokens // (self.batch_contexts * context))
+
+    def lr_at(self, step: int, n_steps: int) -> float:
+        """Learning rate of `step` (from 0)."""
+        rise = max(1, round(self.warmup * n_steps))
+        if step < rise:
+            return self.lr * (step + 1) / rise
+        fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, n_steps - rise)))
+        return self.lr * max(0.05, fall)
+
+
+def pretrain(
+    config: PretrainConfig,
+    store: TokenStore,
+    out: Path,
+    *,
+    device: torch.device | None = None,
+    fresh: bool = False,
+    checkpoint_seconds: float = 300.0,
+) -> Path:
+    """Train and return the Hugging Face folder, `out/model`.
+
+    A finished run of the same settings on the same tokens is returned as it is. An interrupted one
+    goes on from its last checkpoint in `OUT.checkpoint`.
+    """
+    out = Path(out)
+    identity = content_hash([to_json(config), store.hash])
+    if store.context > config.model.context:
+        raise ConfigError(
+            f"The token store has contexts of {store.context} tokens, the model takes at most "
+            f"{config.model.context}. Make the tokens with `--context {config.model.context}`."
+        )
+    if not fresh and is_artifact(out, KIND):
+        if read(out, KIND).summary["identity"] == identity:
+            return out / "model"
+        raise ArtifactKindError(
+            f"`{out}` already holds a language model of other settings or tokens. "
+            "Choose another folder, or pass `--fresh` to replace it."
+        )
+    run = _Run(config, store, out, device or torch.device("cpu"), identity, fresh)
+    run.train(checkpoint_seconds)
+    return run.finish()
+
+
+def chunked_loss(
+    model: GPT2LMHeadModel, tokens: Int[Tensor, "batch pos"], *, bf16: bool
+) -> Float[Tensor, ""]:
+    """Mean next-token cross-entropy in nats; with gradients enabled they are already added.
+
+    Equal to cross-entropy on whole logits, in value and gradients, up to rounding.
+    """
+    kind = tokens.device.type
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
+        hidden = model.transformer(tokens).last_hidden_state[:, :-1].flatten(0, 1)
+    targets = tokens[:, 1:].flatten()
+    leaf = hidden.detach().requires_grad_(torch.is_grad_enabled())
+    total = torch.zeros((), device=tokens.device)
+    for start in range(0, len(targets), CHUNK):
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
+            logits = model.lm_head(leaf[start : start + CHUNK])
+        part = F.cross_entropy(logits.float(), targets[start : start + CHUNK], reduction="sum")
+        part = part / len(targets)
+        if torch.is_grad_enabled():
+            part.backward()
+        total += part.detach()
+    if torch.is_grad_enabled():
+        hidden.backward(leaf.grad)
+    return total
+
+
+def heldout_loss(model: GPT2LMHeadModel, store: TokenStore, *, n_tokens: int = 500_000) -> float:
+    """Mean next-token loss in nats on the first `n_tokens` held-out tokens."""
+    contexts = store.contexts("heldout")[: max(1, n_tokens // store.context)]
+    if len(contexts) == 0:
+        raise ConfigError(
+            "The token store holds no held-out text. Make it with a `--heldout-share`."
+        )
+    total, count = 0.0, 0
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for start in range(0, len(contexts), 32):
+            part = store.tokens(contexts[start : start + 32])
+            loss = chunked_loss(model, torch.from_numpy(part).to(device), bf16=False)
+            total, count = total + float(loss) * len(part), count + len(part)
+    return total / count
+
+
+def snapshot_steps(n_steps: int, n_snapshots: int) -> list[int]:
+    """Steps (from 1) after which a snapshot is kept: log-spaced, the last step left out.
+
+    >>> snapshot_steps(1000, 3)
+    [1, 10, 100]
+    """
+    if n_snapshots < 1 or n_steps < 2:
+        return []
+    points = np.geomspace(1, n_steps, n_snapshots + 1)[:-1]
+    return sorted({int(round(p)) for p in points} - {n_steps})
+
+
+def context_order(n_contexts: int, seed: int) -> Generator[int]:
+    """Yield positions of contexts for ever, each epoch a fresh permutation of all of them."""
+    for epoch in itertools.count():
+        generator = np.random.default_rng([seed, epoch])
+        yield from generator.permutation(n_contexts).tolist()
+
+
+class _Run:
+    """State of one run: model, optimiser, step, log."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        store: TokenStore,
+        out: Path,
+        device: torch.device,
+        identity: str,
+        fresh: bool,
+    ) -> None:
+        self.config, self.store, self.out, self.identity = config, store, out, identity
+        self.device = device
+        self.folder = out.with_name(f"{out.name}.checkpoint")
+        policy = store.policy
+        self.model = build(
+            config.model,
+            vocab_size=store.vocab_size,
+            bos=policy.bos,
+            eos=policy.separator,
+            seed=config.seed,
+        )
+        cast(nn.Module, self.model).to(device)
+        self.n_steps = config.n_steps(store.context)
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+        self.step, self.seconds = 0, 0.0
+        self.bf16 = False
+        state = None if fresh else load_checkpoint(self.folder)
+        if state is None:
+            self.bf16 = self._choose_precision()
+        else:
+            self._restore(*state)
+        self.log = RunLog(self.folder / "log.jsonl", resume_step=self.step)
+
+    def train(self, checkpoint_seconds: float) -> None:
+        """Run to the last step; an interruption saves first."""
+        train = self.store.contexts("train")
+        order = context_order(len(train), self.config.seed)
+        skip = self.step * self.config.batch_contexts
+        next(itertools.islice(order, skip, skip), None)
+        snapshots = set(snapshot_steps(self.n_steps, self.config.n_snapshots))
+        saved = started = time.monotonic()
+        before = self.seconds
+        try:
+            with progress("pretraining", self.n_steps) as bar:
+                bar.advance(self.step)
+                while self.step < self.n_steps:
+                    chosen = [train[i] for i in itertools.islice(order, self.config.batch_contexts)]
+                    loss = self._one_step(chosen)
+                    self.step += 1
+                    self.seconds = before + time.monotonic() - started
+                    if self.step % LOG_EVERY == 0 or self.step in (1, self.n_steps):
+                        bar.advance(LOG_EVERY, loss=self._note(loss))
+                    if self.step in snapshots:
+                        self._snapshot()
+                    if time.monotonic() - saved > checkpoint_seconds:
+                        self._save()
+                        saved = time.monotonic()
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        self._save()
+
+    def finish(self) -> Path:
+        """Write the artifact from the finished run and remove the checkpoint."""
+        summary: Json = {
+            "identity": self.identity,
+            "n_parameters": sum(p.numel() for p in self.model.parameters()),
+            "n_steps": self.n_steps,
+            "n_tokens": self.n_steps * self.config.batch_contexts * self.store.context,
+            "epochs": self.n_steps * self.config.batch_contexts / len(self.store.contexts("train")),
+            "precision": "bf16" if self.bf16 else "fp32",
+            "seconds": round(self.seconds, 1),
+        }
+        inputs = {"tokens": self.store.hash}
+        with writing(
+            self.out,
+            kind=KIND,
+            config=self.config,
+            inputs=inputs,
+            seed=self.config.seed,
+            summary=summary,
+        ) as folder:
+            self._write_model(folder / "model")
+            summary |= evaluate_language_model(
+                LanguageModel.load(folder / "model"), self.store, n_tokens=BASELINE_TOKENS
+            )
+            shutil.copyfile(self.folder / "log.jsonl", folder / "log.jsonl")
+            snapshots = self.folder / "snapshots"
+            for source in sorted(snapshots.glob("step-*")) if snapshots.is_dir() else []:
+                shutil.copytree(source, folder / "snapshots" / source.name)
+        shutil.rmtree(self.folder)
+        return self.out / "model"
+
+    def _one_step(self, contexts: list[int]) -> Float[Tensor, ""]:
+        tokens = torch.from_numpy(self.store.tokens(np.asarray(contexts))).to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr_at(self.step, self.n_steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = chunked_loss(self.model, tokens, bf16=self.bf16)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        return loss
+
+    def _note(self, loss: Float[Tensor, ""]) -> float:
+        value = float(loss)
+        values: dict[str, Any] = {
+            "step": self.step,
+            "tokens": self.step * self.config.batch_contexts * self.store.context,
+            "loss": round(value, 5),
+            "lr": self.config.lr_at(self.step - 1, self.n_steps),
+            "seconds": round(self.seconds, 1),
+        }
+        if self.step == self.n_steps or (self.step // LOG_EVERY) % 25 == 0:
+            values["heldout_loss"] = round(heldout_loss(self.model, self.store, n_tokens=65_536), 5)
+        self.log.write(**values)
+        return value
+
+    def _choose_precision(self) -> bool:
+        if self.config.precision != "auto":
+            return self.config.precision == "bf16"
+        if self.device.type == "mps":
+            return False
+        contexts = self.store.contexts("train")[: self.config.batch_contexts]
+        tokens = torch.from_numpy(self.store.tokens(contexts)).to(self.device)
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        for bf16 in (False, True) * 3:
+            self.model.zero_grad(set_to_none=True)
+            started = time.perf_counter()
+            float(chunked_loss(self.model, tokens, bf16=bf16))
+            seconds[bf16].append(time.perf_counter() - started)
+        self.model.zero_grad(set_to_none=True)
+        return min(seconds[True]) < 0.9 * min(seconds[False])
+
+    def _save(self) -> None:
+        tensors = {f"model.{k}": v.detach() for k, v in self.model.named_parameters()}
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        for parameter, state in self.optimizer.state.items():
+            for key in ("exp_avg", "exp_avg_sq", "step"):
+                tensors[f"{key}.{names[id(parameter)]}"] = state[key]
+        save_checkpoint(
+            self.folder,
+            tensors,
+            {
+                "identity": self.identity,
+                "step": self.step,
+                "seconds": self.seconds,
+                "bf16": self.bf16,
+            },
+        )
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        if state["identity"] != self.identity:
+            raise ResumeError(
+                f"`{self.folder}` holds an interrupted run of other settings or tokens. "
+                "Finish it with its own settings, or pass `--fresh` to throw it away."
+            )
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.bf16 = state["bf16"]
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+                if f"exp_avg.{name}" not in tensors:
+                    continue
+                keys = ("exp_avg", "exp_avg_sq", "step")
+                moments = {key: tensors[f"{key}.{name}"] for key in keys}
+                for key in ("exp_avg", "exp_avg_sq"):
+                    moments[key] = moments[key].to(self.device)
+                self.optimizer.state[parameter] = moments
+
+    def _snapshot(self) -> None:
+        folder = self.folder / "snapshots" / f"step-{self.step:07d}"
+        self._write_model(folder)
+
+    def _write_model(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with no_bar():
+            self.model.save_pretrained(folder)
+        cast(Any, self.store.tokenizer).save_pretrained(folder)

@@ -1,0 +1,154 @@
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from monosem.core.artifact import read
+from monosem.core.errors import ArtifactKindError, ConfigError, ResumeError
+from monosem.models.language_model import LanguageModel
+from monosem.models.small import SmallModelConfig, build
+from monosem.text.store import TokenStore
+from monosem.text.tokens import TokensConfig, build_token_store
+from monosem.training import pretrain as module
+from monosem.training.pretrain import (
+    KIND,
+    PretrainConfig,
+    chunked_loss,
+    context_order,
+    heldout_loss,
+    pretrain,
+    snapshot_steps,
+)
+
+SHAPE = SmallModelConfig(d_model=16, n_heads=2, d_mlp=32, context=32)
+CONFIG = PretrainConfig(
+    model=SHAPE, n_tokens=32 * 4 * 30, batch_contexts=4, n_snapshots=2, precision="fp32"
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> TokenStore:
+    folder = tmp_path_factory.mktemp("text")
+    words = np.random.default_rng(0)
+    for i in range(40):
+        names = words.choice(["ant", "bee", "cat", "dog"], size=120)
+        (folder / f"{i}.txt").write_text(" ".join(f"the {n} sees the {n}." for n in names))
+    config = TokensConfig(corpora=(str(folder),), tokenizer="train:300", context=32)
+    return build_token_store(config, tmp_path_factory.mktemp("store") / "tokens")
+
+
+def weights(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def test_chunked_loss_is_the_plain_loss_with_its_gradients(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 7)
+    model = build(SHAPE, vocab_size=50, bos=0, eos=0, seed=1)
+    tokens = torch.randint(0, 50, (3, 20), generator=torch.Generator().manual_seed(0))
+    logits = model(tokens).logits
+    plain = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    plain.backward()
+    wanted = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    loss = chunked_loss(model, tokens, bf16=False)
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-6)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-6, rtol=1e-5)
+
+
+def test_the_same_seed_builds_the_same_model_and_disturbs_no_random_state():
+    torch.manual_seed(5)
+    first = build(SHAPE, vocab_size=50, bos=0, eos=0, seed=1)
+    after = torch.rand(1)
+    second = build(SHAPE, vocab_size=50, bos=0, eos=0, seed=1)
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_every_context_is_seen_once_an_epoch():
+    order = context_order(10, seed=3)
+    epochs = [sorted(next(order) for _ in range(10)) for _ in range(3)]
+    assert epochs == [list(range(10))] * 3
+
+
+def test_snapshots_are_log_spaced_and_leave_out_the_last_step():
+    assert snapshot_steps(1000, 3) == [1, 10, 100]
+    assert snapshot_steps(1, 5) == []
+
+
+def test_learning_rate_rises_then_falls():
+    rates = [CONFIG.lr_at(s, 100) for s in range(100)]
+    assert rates[0] == pytest.approx(CONFIG.lr / 2)
+    assert max(rates) == pytest.approx(CONFIG.lr)
+    assert all(a >= b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert rates[-1] == pytest.approx(CONFIG.lr / 20, rel=0.1)
+
+
+def test_a_run_learns_and_is_an_ordinary_hugging_face_folder(store, tmp_path):
+    config = replace(CONFIG, n_tokens=32 * 4 * 200, lr=2e-2)
+    folder = pretrain(config, store, tmp_path / "lm")
+    untrained = build(SHAPE, vocab_size=store.vocab_size, bos=0, eos=0, seed=0)
+    summary = read(tmp_path / "lm", KIND).summary
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert heldout_loss(model, store) == pytest.approx(summary["loss"], abs=0.05)
+    assert summary["loss"] < heldout_loss(untrained, store) - 1.0
+    assert summary["loss"] < summary["unigram"]
+    snapshots = sorted(p.name for p in (tmp_path / "lm" / "snapshots").iterdir())
+    assert snapshots == ["step-0000001", "step-0000014"]
+    lines = [json.loads(x) for x in (tmp_path / "lm" / "log.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines] == [1, *range(20, 201, 20)]
+    assert not (tmp_path / "lm.checkpoint").exists()
+    assert LanguageModel.load(tmp_path / "lm").hash == LanguageModel.load(folder).hash
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(store, tmp_path, monkeypatch):
+    whole = weights(pretrain(CONFIG, store, tmp_path / "whole"))
+    steps = iter(range(10**9))
+    original = module._Run._one_step
+
+    def interrupting(self, contexts):
+        if next(steps) == 13:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, contexts)
+
+    monkeypatch.setattr(module._Run, "_one_step", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(CONFIG, store, tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
+    resumed = weights(pretrain(CONFIG, store, tmp_path / "cut"))
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_a_finished_run_is_reused_and_another_is_refused(store, tmp_path, monkeypatch):
+    folder = pretrain(CONFIG, store, tmp_path / "lm")
+    monkeypatch.setattr(module._Run, "train", lambda *_: pytest.fail("trained again"))
+    assert pretrain(CONFIG, store, tmp_path / "lm") == folder
+    other = PretrainConfig(model=SHAPE, n_tokens=CONFIG.n_tokens, batch_contexts=8)
+    with pytest.raises(ArtifactKindError, match="--fresh"):
+        pretrain(other, store, tmp_path / "lm")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(module._Run, "_one_step", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(CONFIG, store, tmp_path / "lm")
+    other = PretrainConfig(model=SHAPE, n_tokens=CONFIG.n_tokens, batch_contexts=8)
+    with pytest.raises(ResumeError, match="--fresh"):
+        pretrain(other, store, tmp_path / "lm")
+
+
+def test_contexts_longer_than_the_model_are_refused(store, tmp_path):
+    short = SmallModelConfig(d_model=16, n_heads=2, d_mlp=32, context=16)
+    with pytest.raises(ConfigError, match="contexts of 32 tokens"):
+        pretrain(PretrainConfig(model=short), store, tmp_path / "lm")
+
+
+@pytest.mark.parametrize(("field", "value"), [("n_tokens", 0), ("lr", -1.0), ("warmup", 1.5)])
+def test_bad_settings_are_refused(field, value):
+    with pytest.raises(ConfigError, match=f"`{field}`"):
+        PretrainConfig(**{field: value})
