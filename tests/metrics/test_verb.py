@@ -1,0 +1,133 @@
+import json
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from monosem.cli import evaluate as verb
+from monosem.cli import main
+from monosem.core.errors import ArtifactKindError, ConfigError, ShapeMismatchError
+from monosem.dictionaries.topk import TopK, TopKConfig
+from monosem.metrics.record import read_evaluation
+from monosem.models.language_model import LanguageModel
+from monosem.text.tokens import TokensConfig, build_token_store
+
+SITE = "blocks.0.mlp.hook_post"
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sees",
+    "likes",
+    "red",
+    "blue",
+    "house",
+    "of",
+    "in",
+    "on",
+    "runs",
+]
+FEW = ["--n-loss-tokens", "200", "--n-mean-tokens", "200", "--n-density-tokens", "500"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with text, a token store, a language model, and a dictionary that records both."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "text").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for i in range(30):
+        picks = torch.randint(len(WORDS), (60,), generator=generator).tolist()
+        (folder / "text" / f"{i}.txt").write_text(" ".join(WORDS[p] for p in picks))
+    config = TokensConfig(
+        corpora=(str(folder / "text"),), tokenizer="train:300", context=16, heldout_share=0.3
+    )
+    store = build_token_store(config, folder / "tokens")
+    torch.manual_seed(0)
+    shape = GPT2Config(
+        n_layer=1,
+        n_head=1,
+        n_embd=16,
+        n_inner=24,
+        n_positions=16,
+        vocab_size=store.vocab_size,
+        activation_function="relu",
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    GPT2LMHeadModel(shape).save_pretrained(folder / "model")
+    store.tokenizer.save_pretrained(folder / "model")
+    model = LanguageModel.load(folder / "model")
+    save(folder / "topk", model, store, d_in=24)
+    return folder
+
+
+def save(path, model, store, d_in):
+    TopK(TopKConfig(d_in=d_in, n_latents=32, k=4)).save(
+        path, site=SITE, model=f"{model.name} {model.hash}", tokens=store.hash
+    )
+
+
+def test_a_dictionary_folder_is_enough_to_find_model_and_tokens(work, capsys):
+    assert main(["evaluate", str(work / "topk"), "--json", *FEW]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert list(results["dictionaries"]) == ["topk", "neurons", "neurons_all"]
+    assert set(results["language_model"]) == {"loss", "unigram", "bigram", "trigram"}
+    assert results["dictionaries"]["topk"]["n_density_tokens"] == 500
+
+
+def test_results_are_kept_used_again_and_made_anew_only_on_request(work, capsys, tmp_path):
+    command = ["evaluate", str(work / "topk"), *FEW, "--out", str(tmp_path / "kept")]
+    assert main(command) == 0
+    first = capsys.readouterr()
+    assert "loss recovered (zero)" in first.out
+    assert "ordinary positions only" in first.out
+    assert main(command) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert "is already there" in again.err
+    assert main([*command, "--seed", "1"]) == 2
+    assert "`--fresh`" in capsys.readouterr().err
+    assert main([*command, "--seed", "1", "--fresh"]) == 0
+    assert read_evaluation(tmp_path / "kept")["dictionaries"]["topk"]["l0"] == pytest.approx(
+        4, abs=1
+    )
+
+
+def test_a_dictionary_of_another_width_is_refused(work, tmp_path):
+    model, store = LanguageModel.load(work / "model"), verb.TokenStore.open(work / "tokens")
+    save(tmp_path / "wide", model, store, d_in=32)
+    with pytest.raises(ShapeMismatchError, match="reads width 32"):
+        verb.main([str(tmp_path / "wide"), "--tokens", str(work / "tokens"), *FEW])
+
+
+def test_a_dictionary_of_another_site_is_refused(work):
+    with pytest.raises(ConfigError, match=r"was trained at `blocks.0.mlp.hook_post`, not at"):
+        verb.main([str(work / "topk"), "--site", "blocks.0.hook_resid_post", *FEW])
+
+
+def test_tokens_of_another_tokenizer_are_refused(work, tmp_path):
+    config = TokensConfig(
+        corpora=(str(work / "text"),), tokenizer="train:270", context=16, heldout_share=0.3
+    )
+    build_token_store(config, tmp_path / "tokens")
+    assert main(["evaluate", str(work / "topk"), "--tokens", str(tmp_path / "tokens"), *FEW]) == 2
+
+
+def test_a_missing_token_store_is_named_before_the_model_is_loaded(work, tmp_path, monkeypatch):
+    import shutil
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(work / "topk", tmp_path / "alone" / "deep" / "topk")
+    monkeypatch.setattr(LanguageModel, "load", None)
+    with pytest.raises(ConfigError, match="Pass `--tokens`"):
+        verb.main([str(tmp_path / "alone" / "deep" / "topk")])
+
+
+def test_other_folders_and_targets_are_refused(work, tmp_path):
+    with pytest.raises(ArtifactKindError, match="holds a token store"):
+        verb.main([str(work / "tokens")])
+    with pytest.raises(ArtifactKindError, match="already holds a token store"):
+        verb.main([str(work / "topk"), "--out", str(work / "tokens")])
+    assert main(["evaluate", str(tmp_path)]) == 2
