@@ -12,12 +12,13 @@ from monosem import cli
 PAGE = Path(__file__).with_name("cli.md")
 HEAD = """# The command line
 
-Verbs in the order of the data; each is folder in, folder out. Results go to stdout (`--json` for machines), progress
-to stderr. A finished stage of the same settings and inputs is used again, an interrupted one goes on; `--fresh` starts
-anew. Exit code 2: something was asked that cannot work, and stderr says what to do. 130: interrupted; the same command
-goes on.
+Verbs in the order of the data; each is folder in, folder out. Results go to stdout (`--json` for
+machines), progress to stderr. A finished stage of the same settings and inputs is used again, an
+interrupted one goes on; `--fresh` starts anew. Exit code 2: something was asked that cannot work,
+and stderr says what to do. 130: interrupted; the same command goes on.
 
-This page is written by `python docs/regenerate.py` from what the programs say of themselves; a test compares them.
+This page is written by `python docs/regenerate.py` from what the programs say of themselves; a test
+compares them.
 """
 
 
