@@ -35,9 +35,23 @@ class Encoded:
 def encode(core: Tokenizer, documents: Iterator[Document], corpus: int) -> Iterator[Encoded]:
     """Yield the documents of one corpus encoded, in order; inside, many at a time."""
     for batch in _batches(documents):
+        texts = [utf8(document) for document in batch]
         encodings = core.encode_batch([d.text for d in batch], add_special_tokens=False)
-        for document, encoding in zip(batch, encodings, strict=True):
-            yield _encoded(corpus, document, encoding)
+        for document, data, encoding in zip(batch, texts, encodings, strict=True):
+            starts = byte_offsets(document.text, data, piece_starts(document.text, encoding))
+            ids = np.array(encoding.ids, dtype=np.int64)
+            yield Encoded(document, corpus, data, ids, starts)
+
+
+def utf8(document: Document) -> bytes:
+    """Return the document's text in UTF-8; raises `CorpusError` for half a surrogate pair."""
+    try:
+        return document.text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"The document `{document.name}` holds half a surrogate pair at character {error.start:,}, "
+            "which is no text. Repair or remove that document."
+        ) from error
 
 
 def piece_starts(text: str, encoding: Encoding) -> Int[np.ndarray, " tokens"]:
@@ -62,22 +76,6 @@ def byte_offsets(
     raw = np.frombuffer(data, dtype=np.uint8)
     first_bytes = np.flatnonzero((raw & 0xC0) != 0x80)
     return np.append(first_bytes, len(data))[characters]
-
-
-def _encoded(corpus: int, document: Document, encoding: Encoding) -> Encoded:
-    data = _utf8(document)
-    starts = byte_offsets(document.text, data, piece_starts(document.text, encoding))
-    return Encoded(document, corpus, data, np.array(encoding.ids, dtype=np.int64), starts)
-
-
-def _utf8(document: Document) -> bytes:
-    try:
-        return document.text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CorpusError(
-            f"The document `{document.name}` holds half a surrogate pair at character {error.start:,}, "
-            "which is no text. Repair or remove that document."
-        ) from error
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[Sequence[Document]]:

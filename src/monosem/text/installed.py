@@ -63,6 +63,11 @@ class PythonCorpus:
         """Return the interpreter's version: its library does not change under it."""
         return f"python {platform.python_version()}"
 
+    def size(self) -> int:
+        """Return the bytes of the modules' sources."""
+        root = Path(sysconfig.get_paths()["stdlib"])
+        return sum(path.stat().st_size for path in _modules(root))
+
 
 @dataclass(frozen=True)
 class DocstringsCorpus:
@@ -93,6 +98,10 @@ class DocstringsCorpus:
         """Return a hash of the names and versions of the installed packages."""
         names = [f"{d.metadata['Name']}=={d.version}" for d in _distributions()]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+    def size(self) -> int:
+        """Return 0: not known before the sources are read."""
+        return 0
 
 
 def docstrings(source: str) -> list[str]:

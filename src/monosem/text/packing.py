@@ -28,7 +28,7 @@ class Packer:
     """One split's stream, written into `folder` as it grows."""
 
     def __init__(
-        self, folder: Path, split: Split, *, context: int, policy: TokenPolicy, dtype: np.dtype[Any]
+        self, folder: Path, split: Split, context: int, policy: TokenPolicy, dtype: np.dtype[Any]
     ) -> None:
         """Open the stream's files in `folder`."""
         self._context, self._policy, self._dtype = context, policy, dtype
@@ -65,10 +65,14 @@ class Packer:
         self._starts = np.concatenate([self._starts, starts])
         self._flush()
 
-    def finish(self, limit: int) -> None:
-        """Close the stream; keep at most `limit` contexts and cut the text to what they show."""
+    def close(self) -> None:
+        """Close the stream's files."""
         for file in self._open.values():
             file.close()
+
+    def finish(self, limit: int) -> None:
+        """End the stream; keep at most `limit` contexts and cut the text to what they show."""
+        self.close()
         self.n_contexts = min(self.n_contexts, limit)
         n_kept = self.n_contexts * self._usable
         kept = [i for i, first in enumerate(self._first) if first < n_kept]

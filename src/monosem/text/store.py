@@ -61,6 +61,15 @@ class TokensConfig:
             raise ConfigError(f"`heldout_share` is {self.heldout_share}; it must be in [0, 1).")
         if self.max_tokens < 0:
             raise ConfigError(f"`max_tokens` is {self.max_tokens}; it must be 0 (all) or positive.")
+        size = self.tokenizer.removeprefix("train:")
+        if size != self.tokenizer and not size.isdigit():
+            raise ConfigError(
+                f"`tokenizer` is `{self.tokenizer}`: `{size}` is no vocabulary size. Write `train:4096`."
+            )
+        if 0 < self.max_tokens < self.context:
+            raise ConfigError(
+                f"`max_tokens` is {self.max_tokens}, less than one context of {self.context}."
+            )
         if self.max_tokens and len(self.corpora) > 1 and not self.weights:
             raise ConfigError(
                 "`max_tokens` would cut off the last of several corpora. Give `weights` too, so that "
@@ -99,6 +108,8 @@ class TokenStore:
         self._text = np.memmap(self.path / TEXT, dtype=np.uint8, mode="r")
         self._documents = pq.read_table(self.path / DOCUMENTS)
         self._first_rows = self._documents["first_row"].to_numpy()
+        self._text_starts = self._documents["text_start"].to_numpy()
+        self._n_bytes = self._documents["n_bytes"].to_numpy()
         if self._tokens.shape != (sum(self._n_contexts.values()), self.context):
             raise ArtifactCorruptError(f"`{self.path}` does not hold the contexts it counts.")
         self._is_special = np.zeros(self.vocab_size, dtype=bool)
@@ -159,7 +170,7 @@ class TokenStore:
         for i in range(last - first):
             document = int(documents[i])
             same = first + i + 1 < len(self._starts) and documents[i + 1] == document
-            end = int(begins[i + 1]) if same else self._n_bytes(document)
+            end = int(begins[i + 1]) if same else int(self._n_bytes[document])
             shown.append(self._bytes(document, int(begins[i]), end).decode("utf-8"))
         return shown
 
@@ -175,9 +186,6 @@ class TokenStore:
     def _document_of(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
         return np.searchsorted(self._first_rows, rows, side="right") - 1
 
-    def _n_bytes(self, document: int) -> int:
-        return cast(int, self._documents["n_bytes"][document].as_py())
-
     def _bytes(self, document: int, start: int, stop: int) -> bytes:
-        base = cast(int, self._documents["text_start"][document].as_py())
+        base = int(self._text_starts[document])
         return self._text[base + start : base + stop].tobytes()

@@ -1,6 +1,8 @@
 """Builds the token store: documents of the corpora, in turn, to packed contexts of two splits."""
 
+import contextlib
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from monosem.core.errors import ConfigError, CorpusError
 from monosem.core.progress import progress
 from monosem.text.corpus import open_corpus
 from monosem.text.document import SPLITS, Corpus, Document, Split, split_of
-from monosem.text.encoding import Encoded, encode
+from monosem.text.encoding import Encoded, encode, utf8
 from monosem.text.packing import Packer, write_store
 from monosem.text.store import KIND, TOKENIZER, DocumentRef, TokensConfig, TokenStore
 from monosem.text.tokenizer import (
@@ -25,18 +27,39 @@ from monosem.text.tokenizer import (
     train_tokenizer,
 )
 
-__all__ = ["DocumentRef", "TokenStore", "TokensConfig", "build_token_store"]
+__all__ = ["DocumentRef", "Split", "TokenStore", "TokensConfig", "build_token_store"]
 
 TRAIN_PREFIX = "train:"
 TRAINING_CHARACTERS = 50_000_000
 
 
-def build_token_store(config: TokensConfig, out: Path) -> TokenStore:
-    """Write the token store of `config` at `out` and return it."""
+def build_token_store(
+    config: TokensConfig,
+    out: Path | str,
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    fresh: bool = False,
+) -> TokenStore:
+    """Return the token store of `config` at `out`, written unless it is there already.
+
+    `tokenizer` is one that is loaded already (a model's own); None loads or trains the one that
+    `config` names. A finished store of the same configuration and inputs is used again; one of
+    another is refused (`ConfigError`) unless `fresh`, which writes it anew.
+    """
+    out = Path(out)
+    artifact.check_target(out, KIND)
     corpora = [open_corpus(c, text_field=config.text_field) for c in config.corpora]
-    tokenizer = _tokenizer(config, corpora)
-    policy = TokenPolicy.of(tokenizer)
     inputs = {c: corpus.fingerprint() for c, corpus in zip(config.corpora, corpora, strict=True)}
+    if tokenizer is None and not config.tokenizer.startswith(TRAIN_PREFIX):
+        tokenizer = load_tokenizer(config.tokenizer)
+    if tokenizer is not None:
+        inputs["tokenizer"] = tokenizer_hash(tokenizer)
+    if not fresh and (found := _finished(config, inputs, out)) is not None:
+        sys.stderr.write(f"`{out}` is already there; used again.\n")
+        return found
+    if tokenizer is None:
+        tokenizer = _trained(config, corpora)
+    policy = TokenPolicy.of(tokenizer)
     summary: Json = {}
     with artifact.writing(out, kind=KIND, config=config, inputs=inputs, summary=summary) as folder:
         packers = _pack(folder, config, corpora, tokenizer, policy)
@@ -45,12 +68,24 @@ def build_token_store(config: TokensConfig, out: Path) -> TokenStore:
     return TokenStore.open(out)
 
 
-def _tokenizer(config: TokensConfig, corpora: Sequence[Corpus]) -> PreTrainedTokenizerFast:
-    if not config.tokenizer.startswith(TRAIN_PREFIX):
-        return load_tokenizer(config.tokenizer)
+def _finished(config: TokensConfig, inputs: dict[str, str], out: Path) -> TokenStore | None:
+    if not artifact.is_artifact(out, KIND):
+        return None
+    found = artifact.read(out, KIND)
+    wanted: Json = to_json(config)
+    changed = [f"`{k}`" for k, v in wanted.items() if found.config.get(k) != v]
+    before: Json = found.provenance["inputs"]
+    changed += [f"what `{k}` holds" for k, v in inputs.items() if before.get(k) != v]
+    if changed:
+        raise ConfigError(
+            f"`{out}` already holds a token store that differs in {', '.join(changed)}. Choose another "
+            "folder, or pass `--fresh` (`fresh=True`) to write it anew."
+        )
+    return TokenStore(found)
+
+
+def _trained(config: TokensConfig, corpora: Sequence[Corpus]) -> PreTrainedTokenizerFast:
     size = config.tokenizer.removeprefix(TRAIN_PREFIX)
-    if not size.isdigit():
-        raise ConfigError(f"`{config.tokenizer}` names no vocabulary size; write `train:4096`.")
     documents = itertools.chain.from_iterable(
         _some_train(corpus, config.heldout_share, TRAINING_CHARACTERS // len(corpora))
         for corpus in corpora
@@ -61,6 +96,7 @@ def _tokenizer(config: TokensConfig, corpora: Sequence[Corpus]) -> PreTrainedTok
 def _some_train(corpus: Corpus, heldout_share: float, characters: int) -> Iterator[Document]:
     for document in corpus.documents():
         if split_of(document.name, heldout_share) == "train":
+            utf8(document)  # the trainer's own error would not name the document
             yield document
             characters -= len(document.text)
             if characters <= 0:
@@ -75,25 +111,41 @@ def _pack(
     policy: TokenPolicy,
 ) -> dict[Split, Packer]:
     dtype = _dtype(_vocab_size(tokenizer))
-    packers: dict[Split, Packer] = {
-        split: Packer(folder, split, context=config.context, policy=policy, dtype=dtype)
-        for split in SPLITS
-    }
-    limit = config.max_tokens // config.context if config.max_tokens else None
-    last: Split = "train"
-    with progress("tokens", total=config.max_tokens) as bar:
-        for encoded in _documents(config, corpora, tokenizer):
-            last = split_of(encoded.document.name, config.heldout_share)
-            packers[last].add(encoded)
-            bar.advance(len(encoded.ids))
-            if limit is not None and sum(p.n_contexts for p in packers.values()) >= limit:
-                break
-    n_over = 0 if limit is None else max(0, sum(p.n_contexts for p in packers.values()) - limit)
+    with contextlib.ExitStack() as stack:
+        packers: dict[Split, Packer] = {
+            split: stack.enter_context(
+                contextlib.closing(Packer(folder, split, config.context, policy, dtype))
+            )
+            for split in SPLITS
+        }
+        last = _fill(packers, config, corpora, tokenizer)
+    n_contexts = sum(packer.n_contexts for packer in packers.values())
+    limit = config.max_tokens // config.context or n_contexts
     for split, packer in packers.items():
-        packer.finish(packer.n_contexts - (n_over if split == last else 0))
+        n_over = max(0, n_contexts - limit) if split == last else 0
+        packer.finish(packer.n_contexts - n_over)
     _check_enough(config, packers)
     write_store(folder, packers, config.context, dtype)
     return packers
+
+
+def _fill(
+    packers: dict[Split, Packer],
+    config: TokensConfig,
+    corpora: Sequence[Corpus],
+    tokenizer: PreTrainedTokenizerFast,
+) -> Split:
+    """Add documents until there are enough, or no more; return the split of the last one."""
+    last: Split = "train"
+    with progress("tokens (bytes of text)", total=sum(c.size() for c in corpora)) as bar:
+        for encoded in _documents(config, corpora, tokenizer):
+            last = split_of(encoded.document.name, config.heldout_share)
+            packers[last].add(encoded)
+            bar.advance(len(encoded.text))
+            n_contexts = sum(packer.n_contexts for packer in packers.values())
+            if config.max_tokens and n_contexts >= config.max_tokens // config.context:
+                break
+    return last
 
 
 def _documents(
