@@ -52,23 +52,26 @@ class Correlation:
         """
         if self._shift is None or n == 0:
             return Ranked.none(self._n_latents)
-        pearson = self.pearson(statistics)
-        size = pearson.abs().nan_to_num(-1.0)
-        indices = torch.cat([largest(rows, n)[0] for rows in size.split(BLOCK)])
-        return Ranked(indices=indices.numpy(), values=pearson.gather(1, indices).numpy())
+        indices: list[Tensor] = []
+        values: list[Tensor] = []
+        for first in range(0, self._n_latents, BLOCK):
+            pearson = self.pearson(statistics, slice(first, first + BLOCK))
+            best, _ = largest(pearson.abs().nan_to_num(-1.0), n)
+            indices.append(best)
+            values.append(pearson.gather(1, best))
+        return Ranked(indices=torch.cat(indices).numpy(), values=torch.cat(values).numpy())
 
-    def pearson(self, statistics: Statistics) -> Float[Tensor, "n_latents d_mlp"]:
-        """Return all coefficients, NaN where a latent or a neuron is the same on every token."""
-        n = self._n_tokens
-        share = torch.from_numpy(statistics.n_fired / n)
-        found = statistics.moments
-        active_mean = torch.from_numpy(np.nan_to_num(found.mean))
-        active_square = torch.from_numpy(np.nan_to_num(found.variance + found.mean**2))
+    def pearson(self, statistics: Statistics, rows: slice) -> Float[Tensor, "latents d_mlp"]:
+        """Return the coefficients of some latents, NaN where something is the same on every token."""
+        n, found = self._n_tokens, statistics.moments
+        share = torch.from_numpy(statistics.n_fired[rows] / n)
+        active_mean = torch.from_numpy(np.nan_to_num(found.mean[rows]))
+        variance = torch.from_numpy(np.nan_to_num(found.variance[rows]))
         mean = share * active_mean
-        deviation = (share * active_square - mean**2).clamp(min=0).sqrt()
+        deviation = (share * (variance + active_mean**2) - mean**2).clamp(min=0).sqrt()
         neuron_mean = self._sums.cpu() / n
         neuron_deviation = (self._squares.cpu() / n - neuron_mean**2).clamp(min=0).sqrt()
-        covariance = self._products.cpu() / n - mean[:, None] * neuron_mean
+        covariance = self._products[rows].cpu() / n - mean[:, None] * neuron_mean
         scale = deviation[:, None] * neuron_deviation
         return torch.where(scale > 0, covariance / scale, torch.nan)
 

@@ -132,6 +132,8 @@ class Pass:
         self.transposition.append(start, n_fired, places, ordered.numpy())
         if neurons is not None:
             offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(n_fired)]).astype(np.int64))
+            if neurons.device.type == "mps":  # which has no double precision
+                neurons = neurons.cpu()
             device = neurons.device
             self.correlation.add(
                 neurons,
