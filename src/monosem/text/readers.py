@@ -129,7 +129,7 @@ def _jsonl(path: Path, text_field: str) -> Iterator[Text]:
 def _opened(path: Path) -> TextIOWrapper:
     match suffix_of(path):
         case ".jsonl.gz":
-            return cast(TextIOWrapper, gzip.open(path, "rt", encoding="utf-8", newline="\n"))
+            return gzip.open(path, "rt", encoding="utf-8", newline="\n")
         case ".jsonl.zst":
             return zstandard.open(path, "rt", encoding="utf-8", newline="\n")
         case _:
