@@ -17,6 +17,7 @@ from monosem.metrics.evaluate import (
     evaluate_many,
     evaluate_neurons,
 )
+from monosem.metrics.firing import Firing
 from monosem.metrics.stream import visit
 
 SITE = "blocks.0.mlp.hook_post"
@@ -243,6 +244,16 @@ def test_the_neuron_basis_has_the_first_dictionarys_l0(found, dictionary, model,
     assert many["neurons_all"]["n_latents"] == 24
     alone = evaluate_neurons(model, store, SMALL, site=SITE, k=round(found["l0"]))
     assert alone == {name: many[name] for name in ("neurons", "neurons_all")}
+
+
+def test_firings_counted_by_another_pass_are_taken_as_they_are(dictionary, model, store):
+    known = Firing(n_fired=torch.tensor([0, 3] + [700] * 38), n_tokens={"train": 1000})
+    many = evaluate_many(
+        {"topk": dictionary}, model, store, SMALL, site=SITE, firing={"topk": known}
+    )
+    topk = many["topk"]
+    assert (topk["n_dead"], topk["n_ultralow"], topk["n_density_tokens"]) == (1, 1, 1000)
+    assert many["neurons"]["n_density_tokens"] == 2000
 
 
 @pytest.mark.parametrize("site", ["blocks.1.hook_resid_post", "blocks.0.attn.hook_z"])

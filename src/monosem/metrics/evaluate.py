@@ -88,17 +88,20 @@ def evaluate_many(
     *,
     site: str | None = None,
     neurons: bool = True,
+    firing: Mapping[str, Firing] | None = None,
 ) -> dict[str, Json]:
     """Return the measures of several dictionaries of one site, by name, from one pass over the text.
 
     With `neurons`, the neuron basis is measured beside them as `neurons` and `neurons_all`.
+    `firing` holds counts, by name, that another pass has made already (a feature database's, say);
+    those dictionaries are not encoded a second time for their density.
     """
     config = config or EvaluateConfig()
     place = Place(model, store, _site_of(dictionaries, site))
     check(dictionaries, place)
     own = {name: on_device(d, model.device) for name, d in dictionaries.items()}
     if not neurons:
-        return _measure(own, place, config)
+        return _measure(own, place, config, firing or {})
     for name in (NEURONS, ALL_NEURONS):
         if name in own:
             raise ConfigError(
@@ -106,7 +109,7 @@ def evaluate_many(
                 "`neurons=False`."
             )
     k = max(1, round(_quick_l0(next(iter(own.values())), place, config)))
-    return _measure({**own, **_neurons(place, k)}, place, config)
+    return _measure({**own, **_neurons(place, k)}, place, config, firing or {})
 
 
 def evaluate_neurons(
@@ -120,7 +123,7 @@ def evaluate_neurons(
     """Return the measures of the neuron basis alone: `neurons` (top k) and `neurons_all`."""
     place = Place(model, store, site)
     place.check()
-    return _measure(_neurons(place, k), place, config or EvaluateConfig())
+    return _measure(_neurons(place, k), place, config or EvaluateConfig(), {})
 
 
 def check(dictionaries: Mapping[str, AnyDictionary], place: Place) -> None:
@@ -182,28 +185,38 @@ def _quick_l0(dictionary: AnyDictionary, place: Place, config: EvaluateConfig) -
 
 
 def _measure(
-    dictionaries: Mapping[str, AnyDictionary], place: Place, config: EvaluateConfig
+    dictionaries: Mapping[str, AnyDictionary],
+    place: Place,
+    config: EvaluateConfig,
+    known: Mapping[str, Firing],
 ) -> dict[str, Json]:
     spliced = {name: d for name, d in dictionaries.items() if name != ALL_NEURONS}
     mean = ordinary_mean(place, config.n_mean_tokens, config.seed, config.batch_tokens)
     contexts = first(visit(place.store, "heldout", config.seed), place.store, config.n_loss_tokens)
     held = held_out(spliced, place, mean, contexts, config.batch_tokens)
-    policy = matmul.choose(place.model.device)
-    firing = count_firing(
-        dictionaries,
-        place,
-        n_tokens=config.n_density_tokens,
-        seed=config.seed,
-        batch=config.batch_tokens,
-        policy=policy,
-    )
+    firing = _count({n: d for n, d in dictionaries.items() if n not in known}, place, config)
     rows: dict[str, Json] = {}
     for name, dictionary in dictionaries.items():
         row: Json = {"site": place.site, "config": to_json(dictionary.config)}
         if name in spliced:
             row |= _with_reasons(_held_out_measures(name, held))
-        rows[name] = row | _density_measures(name, firing)
+        rows[name] = row | _density_measures({**firing, **known}[name])
     return rows
+
+
+def _count(
+    dictionaries: Mapping[str, AnyDictionary], place: Place, config: EvaluateConfig
+) -> dict[str, Firing]:
+    if not dictionaries:
+        return {}
+    return count_firing(
+        dictionaries,
+        place,
+        n_tokens=config.n_density_tokens,
+        seed=config.seed,
+        batch=config.batch_tokens,
+        policy=matmul.choose(place.model.device),
+    )
 
 
 def _held_out_measures(name: str, held: HeldOut) -> dict[str, int | float | Measure]:
@@ -239,8 +252,8 @@ def _with_reasons(measures: Mapping[str, int | float | Measure]) -> Json:
     return {**values, "void": reasons}
 
 
-def _density_measures(name: str, firing: Firing) -> Json:
-    n_fired = firing.n_fired[name].numpy()
+def _density_measures(firing: Firing) -> Json:
+    n_fired = firing.n_fired.numpy()
     counts = density.count(n_fired, firing.total)
     edges, bins = density.histogram(n_fired, firing.total)
     return {

@@ -28,9 +28,9 @@ ROWS_A_BYTE = 255
 
 @dataclass(frozen=True, kw_only=True)
 class Firing:
-    """How often each latent fired, over how many tokens of which split."""
+    """How often each latent of one dictionary fired, over how many tokens of which split."""
 
-    n_fired: dict[str, Int64[Tensor, " n_latents"]]
+    n_fired: Int64[Tensor, " n_latents"]
     n_tokens: dict[str, int]
 
     @property
@@ -47,7 +47,7 @@ def count_firing(
     seed: int,
     batch: int,
     policy: matmul.MatmulPolicy,
-) -> Firing:
+) -> dict[str, Firing]:
     """Return the firings of all `dictionaries` over `n_tokens` ordinary tokens, in one pass."""
     counters = {name: Counter(d) for name, d in dictionaries.items()}
     seen: dict[str, int] = {split: 0 for split in SPLITS}
@@ -57,7 +57,7 @@ def count_firing(
                 counter.add(x)
             seen[split] += len(x)
             bar.advance(len(x))
-    return Firing(n_fired={name: c.n_fired.cpu() for name, c in counters.items()}, n_tokens=seen)
+    return {n: Firing(n_fired=c.n_fired.cpu(), n_tokens=dict(seen)) for n, c in counters.items()}
 
 
 class Counter:
