@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from monosem.core.errors import CorpusError
 from monosem.text.document import Document
@@ -38,9 +38,10 @@ def encode(core: Tokenizer, documents: Iterator[Document], corpus: int) -> Itera
         texts = [utf8(document) for document in batch]
         encodings = core.encode_batch([d.text for d in batch], add_special_tokens=False)
         for document, data, encoding in zip(batch, texts, encodings, strict=True):
-            starts = byte_offsets(document.text, data, piece_starts(document.text, encoding))
             ids = np.array(encoding.ids, dtype=np.int64)
-            yield Encoded(document, corpus, data, ids, starts)
+            marked = len(ids) > 0 and core.id_to_token(int(ids[0])) == METASPACE
+            places = piece_starts(encoding.offsets, len(document.text), marked)
+            yield Encoded(document, corpus, data, ids, byte_offsets(document.text, data, places))
 
 
 def utf8(document: Document) -> bytes:
@@ -54,17 +55,20 @@ def utf8(document: Document) -> bytes:
         ) from error
 
 
-def piece_starts(text: str, encoding: Encoding) -> Int[np.ndarray, " tokens"]:
-    """Return the character offset at which each token's piece begins."""
-    n = len(encoding.ids)
-    ends = np.fromiter((end for _, end in encoding.offsets), dtype=np.int64, count=n)
-    starts = np.zeros(n, dtype=np.int64)
+def piece_starts(
+    offsets: list[tuple[int, int]], n_characters: int, marked: bool
+) -> Int[np.ndarray, " tokens"]:
+    """Return the character at which each token's piece begins, from the tokenizer's own offsets.
+
+    `marked`: the first token is a word mark, which the tokenizer may have put in by itself; then
+    the character it claims belongs to the next token.
+    """
+    ends = np.fromiter((end for _, end in offsets), dtype=np.int64, count=len(offsets))
+    starts = np.zeros(len(ends), dtype=np.int64)
     np.maximum.accumulate(ends[:-1], out=starts[1:])
-    if n > 1 and encoding.tokens[0] == METASPACE and encoding.offsets[0] == encoding.offsets[1]:
-        starts[1] = (
-            0  # a word mark put in by the tokenizer: the character belongs to the next token
-        )
-    return np.minimum(starts, len(text))
+    if marked and len(offsets) > 1 and offsets[0] == offsets[1]:
+        starts[1] = 0
+    return np.minimum(starts, n_characters)
 
 
 def byte_offsets(
