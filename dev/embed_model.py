@@ -24,8 +24,7 @@ README = """# {name}
 
 A one-layer transformer in the shape of Bricken et al. 2023 (d_model {d_model}, {n_heads} heads,
 {d_mlp} ReLU neurons, context {context}, {n_parameters:,} parameters, {vocab:,} byte-level BPE
-tokens), trained
-from scratch with `monosem pretrain` and rounded to float16.
+tokens), trained from scratch with `monosem pretrain` and rounded to float16.
 
 **Text.** {corpora}; the training side of the split only. {train_tokens:,} tokens, seen {epochs:.1f} times.
 
@@ -84,6 +83,7 @@ def round_weights(source: Path, out: Path) -> None:
     shutil.copytree(source, out)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16)
     model.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
 
 
 def readme(name: str, artifact, tokens: Path, rows: list[str]) -> str:
