@@ -56,7 +56,7 @@ def test_the_wheel_is_at_most_six_megabytes(wheel: Path) -> None:
 
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
     tracked = subprocess.run(
-        ["git", "ls-files", "src/monosem"],
+        ["git", "ls-files", "-co", "--exclude-standard", "src/monosem"],
         cwd=REPOSITORY,
         check=True,
         capture_output=True,
