@@ -94,6 +94,12 @@ def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
+        if (Path(place) / "tokenizer.model").is_file():
+            raise ConfigError(
+                f"`{name_or_folder}` holds a SentencePiece `tokenizer.model` and no `tokenizer.json`. "
+                "Convert it once: `pip install sentencepiece`, then load it with transformers' "
+                "`AutoTokenizer` and `save_pretrained` into a folder."
+            ) from error
         raise UnknownNameError(
             f"No tokenizer could be loaded from `{name_or_folder}`: {str(error).splitlines()[0]} "
             "Pass a folder with `tokenizer.json`, the name of an embedded model, a name on the Hugging "
