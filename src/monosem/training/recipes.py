@@ -2,8 +2,8 @@
 
 recipe = gpt2_small_resid()
 model = LanguageModel.load(recipe.model)
-store = build_token_store(recipe.tokens, Path("runs/tokens"))
-run = train(recipe.train, model, store, Path("runs/dictionaries"))
+store = build_token_store(recipe.tokens, "runs/tokens")
+run = train(recipe.train, model, store, "runs/dictionaries")
 
 They differ from one another in what is read; vary one with `dataclasses.replace`. Widths and k are
 starting points for one GPU: Gao et al. 2024, arXiv:2406.04093, section 3.1, take k = 32 at 32 latents
