@@ -1,7 +1,10 @@
 """Time of one training step of each trainable dictionary, beside the bf16 encoder product alone.
 
     python benchmarks/step.py [--d-in 512] [--n-latents 4096] [--batch 4096] [--k 32] [--repeats 15]
-                              [--only "topk bf16"] [--clock process]
+                              [--l0 30] [--only "topk bf16"] [--clock process]
+
+`relu` is shown as it starts, with half of its latents positive, and with biases that leave `l0` of
+them; the learning rate is zero, so that every repetition sees the same latents.
 
 Every repetition runs all variants one after another, so that a busy moment of the machine meets all
 of them; the ratio to the encoder product is the median of the ratios within repetitions. The lowest
@@ -24,7 +27,7 @@ Work = Callable[[], object]
 
 def step_of(dictionary: Dictionary, policy: MatmulPolicy, x: torch.Tensor, n_dead: int) -> Work:
     """One whole training step: loss, gradients, projection, clipping, fused Adam, unit rows."""
-    optimizer = torch.optim.Adam(dictionary.parameters(), lr=1e-4, fused=True)
+    optimizer = torch.optim.Adam(dictionary.parameters(), lr=0.0, fused=True)
     dead = torch.zeros(dictionary.n_latents, dtype=torch.bool, device=x.device)
     dead[:n_dead] = True
     silent = torch.zeros(dictionary.n_latents, dtype=torch.int64, device=x.device)
@@ -41,6 +44,14 @@ def step_of(dictionary: Dictionary, policy: MatmulPolicy, x: torch.Tensor, n_dea
         dictionary.after_step_()
 
     return step
+
+
+@torch.no_grad()
+def thin_out_(dictionary: Dictionary, x: torch.Tensor, l0: int) -> None:
+    """Lower the biases until about `l0` latents of a row are positive."""
+    pre = (x[:512] - dictionary.centre) @ dictionary.W_enc
+    highest = pre.flatten().topk(l0 * len(pre), sorted=True).values
+    dictionary.b_enc.fill_(-float(highest[-1]))
 
 
 def encoder_product(x: torch.Tensor, n_latents: int) -> Work:
@@ -64,7 +75,7 @@ def seconds(work: Work, device: torch.device, clock: Callable[[], float]) -> flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (("d-in", 512), ("n-latents", 4096), ("batch", 4096), ("k", 32)):
+    for name, value in (("d-in", 512), ("n-latents", 4096), ("batch", 4096), ("k", 32), ("l0", 30)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default="cpu")
@@ -80,13 +91,19 @@ def main() -> None:
             continue
         knobs = {"d_in": given.d_in, "n_latents": given.n_latents}
         knobs |= {"k": given.k} if hasattr(kind.config_type, "k") else {}
-        dead_counts = (0, given.n_latents // 32, given.n_latents // 4) if name == "topk" else (0,)
-        for policy in ("fp32", "onednn", "bf16"):
-            for n_dead in dead_counts:
-                label = f"{name} {policy}" + (f", {n_dead} dead" if n_dead else "")
+        cases = {"": 0}
+        if name == "topk":
+            cases |= {f", {n} dead": n for n in (given.n_latents // 32, given.n_latents // 4)}
+        if name == "relu":
+            cases[f", L0 {given.l0}"] = 0
+        for policy in matmul.POLICIES:
+            for case, n_dead in cases.items():
+                label = f"{name} {policy}{case}"
                 if not label.startswith(given.only):
                     continue
                 dictionary = kind(kind.config_type(**knobs)).to(device)
+                if "L0" in case:
+                    thin_out_(dictionary, x, given.l0)
                 variants[label] = step_of(dictionary, policy, x, n_dead)
     times: dict[str, list[float]] = {name: [] for name in variants}
     for repetition in range(given.repeats + 2):

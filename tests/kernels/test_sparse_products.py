@@ -6,7 +6,7 @@ from torch import Tensor
 
 from monosem.kernels import dispatch, reference, sparse_cpu
 from monosem.kernels.encoder import MARGIN, encode_top_k
-from monosem.kernels.pattern import Pattern
+from monosem.kernels.pattern import Pattern, even
 from monosem.runtime import matmul
 
 BATCH, D, N, K = 96, 24, 200, 7
@@ -33,7 +33,7 @@ def pattern() -> Pattern:
     generator = torch.Generator().manual_seed(1)
     scores = torch.rand(BATCH, N, generator=generator)
     scores[:, N // 2 :] = 0  # half of the latents are chosen by nobody
-    return Pattern(scores.topk(K).indices.int(), N)
+    return even(scores.topk(K).indices.int(), N)
 
 
 def gradients(output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
@@ -67,7 +67,7 @@ def test_encoding_equals_its_reference_in_values_and_gradients(contiguous_rows: 
 
 def test_inner_products_do_not_need_sorted_latents() -> None:
     t, chosen = tensors(), pattern()
-    shuffled = Pattern(chosen.indices[:, torch.randperm(K)], N)
+    shuffled = even(chosen.indices[:, torch.randperm(K)], N)
     found = sparse_cpu.inner(t["x"].detach(), t["W_enc"].detach(), shuffled)
     dense = t["x"] @ t["W_enc"]
     torch.testing.assert_close(found, dense.gather(1, shuffled.indices.long()).detach())
@@ -117,6 +117,29 @@ def test_bf16_weights_and_ragged_rows_decode_too() -> None:
     offsets = torch.arange(0, BATCH * K + 1, K)
     ragged = t["values"].flatten(), chosen.indices.flatten(), offsets
     torch.testing.assert_close(dispatch.decode_ragged(*ragged, t["W_dec"]), expected)
+
+
+def test_rows_of_different_lengths_equal_their_reference_in_values_and_gradients() -> None:
+    t = tensors()
+    counts = torch.randint(0, 2 * K, (BATCH,), generator=torch.Generator().manual_seed(4))
+    counts[[0, 5, BATCH - 1]] = 0  # rows without entries at both ends
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).int()
+    scores = torch.rand(BATCH, N, generator=torch.Generator().manual_seed(5))
+    indices = torch.cat([row.topk(int(n)).indices for row, n in zip(scores, counts, strict=True)])
+    ragged = Pattern(indices.int(), starts, N)
+    assert ragged.rows.tolist() == [i for i, n in enumerate(counts.tolist()) for _ in range(n)]
+    inputs = [t["x"], t["centre"], t["W_enc"], t["b_enc"]]
+    plain = reference.encode_at(*inputs, ragged)
+    fast = sparse_cpu.encode_at(*inputs, ragged, plain.detach())
+    found = sparse_cpu.inner((t["x"] - t["centre"]).detach(), t["W_enc"].detach(), ragged)
+    torch.testing.assert_close(found + t["b_enc"][ragged.indices], plain)
+    decoded = sparse_cpu.decode_at(fast, t["W_dec"], ragged)
+    expected = reference.decode_at(plain, t["W_dec"], ragged)
+    torch.testing.assert_close(decoded, expected)
+    assert not decoded[[0, 5, BATCH - 1]].any()
+    inputs.append(t["W_dec"])
+    for a, b in zip(gradients(decoded, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_an_empty_batch_passes_through() -> None:

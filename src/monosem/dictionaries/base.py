@@ -40,7 +40,7 @@ from monosem.dictionaries.latents import SparseLatents as SparseLatents
 from monosem.dictionaries.state import SampleSource as SampleSource
 from monosem.dictionaries.state import TrainState as TrainState
 from monosem.kernels import dispatch
-from monosem.kernels.pattern import Pattern
+from monosem.kernels.pattern import even
 from monosem.rendering.card import card
 
 C = TypeVar("C", bound=DictionaryConfig)
@@ -145,7 +145,7 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
     def decode(self, latents: AnyLatents) -> Float[Tensor, "*batch d_out"]:
         """Reconstruction from dense or sparse latents."""
         if isinstance(latents, SparseLatents):
-            pattern = Pattern(latents.indices, self.n_latents)
+            pattern = even(latents.indices, self.n_latents)
             return dispatch.decode(latents.values, self.W_dec, pattern) + self.b_dec
         if isinstance(latents, RaggedLatents):
             parts = latents.values, latents.indices, latents.offsets

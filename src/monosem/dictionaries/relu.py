@@ -32,7 +32,8 @@ from monosem.dictionaries.geometry import geometric_median, remove_parallel_, un
 from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.losses import mse
 from monosem.dictionaries.resampling import draw, forget_, rebirth_
-from monosem.kernels.dense import count_positive, policy_type, product
+from monosem.kernels import dispatch
+from monosem.kernels.dense import product
 
 ENCODER_SHARE = 0.2
 """Length of a reborn encoder vector, as a share of the mean of the living."""
@@ -98,13 +99,10 @@ class ReLU(Dictionary[ReLUConfig], name="relu", config=ReLUConfig):
         state: TrainState,
     ) -> dict[str, Float[Tensor, ""]]:
         """`mse` and `l1`."""
-        kind = policy_type(x)  # latents are the largest tensors: they stay in the policy's type
-        centred, W_enc, W_dec = (t.to(kind) for t in (x - self.centre, self.W_enc, self.W_dec))
-        latents = torch.addmm(self.b_enc.to(kind), centred, W_enc).relu()
-        prediction = (latents @ W_dec).to(x.dtype) + self.b_dec
-        self.firing = count_positive(latents.detach())
-        penalty = latents.sum(dtype=x.dtype) / len(x)
-        return {"mse": mse(prediction, target), "l1": self.config.l1 * penalty}
+        seen = dispatch.autoencode(x, self.centre, self.W_enc, self.b_enc, self.W_dec)
+        self.firing = seen.firing
+        penalty = self.config.l1 * seen.total / len(x)
+        return {"mse": mse(seen.decoded + self.b_dec, target), "l1": penalty}
 
     @override
     def initialise_(

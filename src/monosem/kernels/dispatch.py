@@ -1,7 +1,8 @@
 """Which kernel runs where: by device and type of numbers, never by guess.
 
-CPU in float32 or float64: `sparse_cpu`. CUDA decodes with torch's own `embedding_bag`. Everything
-else, and every other type, takes the plain `reference`.
+CPU in float32 or float64: `sparse_cpu` and `relu_cpu`. CUDA decodes with torch's own
+`embedding_bag`. Everything else, and every other type, takes the plain `reference`, which never makes
+the host wait for the device.
 """
 
 import torch
@@ -9,21 +10,23 @@ from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from monosem.kernels import reference, sparse_cpu
+from monosem.kernels import reference, relu_cpu, sparse_cpu
 from monosem.kernels.pattern import Pattern
 
 
 def decode(
-    values: Float[Tensor, "batch k"], W_dec: Float[Tensor, "n_latents d_out"], pattern: Pattern
+    values: Float[Tensor, "*entries"], W_dec: Float[Tensor, "n_latents d_out"], pattern: Pattern
 ) -> Float[Tensor, "batch d_out"]:
     """Weighted sum of the decoder rows of `pattern`, differentiable."""
+    values = values.to(W_dec.dtype)
     if has_cpu_kernel(values, W_dec):
         return sparse_cpu.decode_at(values, W_dec, pattern)
     if values.is_cuda:
+        starts, weights = pattern.row_starts[:-1], values.flatten()
         return functional.embedding_bag(
-            pattern.indices, W_dec, per_sample_weights=values.to(W_dec.dtype), mode="sum"
+            pattern.indices.flatten(), W_dec, starts, per_sample_weights=weights, mode="sum"
         )
-    return reference.decode_at(values.to(W_dec.dtype), W_dec, pattern)
+    return reference.decode_at(values, W_dec, pattern)
 
 
 def decode_ragged(
@@ -32,16 +35,21 @@ def decode_ragged(
     offsets: Int64[Tensor, " rows_and_one"],
     W_dec: Float[Tensor, "n_latents d_out"],
 ) -> Float[Tensor, "batch d_out"]:
-    """Weighted sum of decoder rows for compressed sparse rows, differentiable."""
-    weights = values.to(W_dec.dtype)
-    if W_dec.device.type in ("cpu", "cuda"):
-        starts = offsets[:-1].int()
-        return functional.embedding_bag(
-            indices, W_dec, starts, per_sample_weights=weights, mode="sum"
-        )
-    rows = torch.arange(len(offsets) - 1, device=W_dec.device).repeat_interleave(offsets.diff())
-    empty = W_dec.new_zeros(len(offsets) - 1, len(W_dec))
-    return empty.index_put((rows, indices.long()), weights) @ W_dec
+    """The same for compressed sparse rows that nobody has made a pattern of."""
+    return decode(values, W_dec, Pattern(indices, offsets.int(), len(W_dec)))
+
+
+def autoencode(
+    x: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+) -> reference.Autoencoded:
+    """A ReLU autoencoder's reconstruction and sum of latents, differentiable."""
+    tensors = x, centre, W_enc, b_enc, W_dec
+    kernel = relu_cpu if has_cpu_kernel(*tensors) else reference
+    return kernel.autoencode(*tensors)
 
 
 def has_cpu_kernel(*tensors: Tensor) -> bool:

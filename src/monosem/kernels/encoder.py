@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monosem.kernels import reference, sparse_cpu
 from monosem.kernels.dispatch import has_cpu_kernel
-from monosem.kernels.pattern import Pattern
+from monosem.kernels.pattern import Pattern, even
 from monosem.kernels.select import top_k
 from monosem.runtime import matmul
 
@@ -31,7 +31,7 @@ def encode_top_k(
     if not has_cpu_kernel(x, centre, W_enc, b_enc):
         pre = reference.pre_activations(x, centre, W_enc, b_enc)
         indices = top_k(pre.detach(), k)[1]
-        return pre.gather(1, indices), Pattern(indices.int(), n_latents)
+        return pre.gather(1, indices), even(indices.int(), n_latents)
     with torch.no_grad():
         values, pattern = _choose(x - centre, W_enc, b_enc, k)
     return sparse_cpu.encode_at(x, centre, W_enc, b_enc, pattern, values), pattern
@@ -46,10 +46,10 @@ def _choose(
     n_latents = W_enc.shape[1]
     if matmul.current() != "bf16" or k + MARGIN >= n_latents:
         values, indices = top_k(torch.addmm(b_enc, x, W_enc), k)
-        return values, Pattern(indices.int(), n_latents)
+        return values, even(indices.int(), n_latents)
     rough = torch.addmm(b_enc.bfloat16(), x.bfloat16(), W_enc.bfloat16())
     candidates = top_k(rough, k + MARGIN)[1]
-    pattern = Pattern(candidates.int(), n_latents)
+    pattern = even(candidates.int(), n_latents)
     exact = sparse_cpu.inner(x, W_enc, pattern) + b_enc[candidates]
     values, kept = exact.topk(k, dim=1, sorted=False)
-    return values, Pattern(candidates.gather(1, kept).int(), n_latents)
+    return values, even(candidates.gather(1, kept).int(), n_latents)

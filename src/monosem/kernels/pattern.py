@@ -1,7 +1,7 @@
 """Pattern: which latents the rows of a batch use, and the same seen from the latents.
 
-Both the encoder's and the decoder's gradients add rows up by latent, so the sort that turns the
-pattern round is made once and kept.
+Rows are compressed: each may use as many latents as it likes. Both the encoder's and the decoder's
+gradients add rows up by latent, so the sort that turns the pattern round is made once and kept.
 """
 
 from dataclasses import dataclass
@@ -26,16 +26,20 @@ class Transposed:
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """`k` latents out of `n_latents` in each row of a batch."""
+    """Latents of each row of a batch; values at a pattern have the shape of its `indices`."""
 
-    indices: Int32[Tensor, "batch k"]
+    indices: Int32[Tensor, "*entries"]
+    """`[entries]`, row after row; `[batch k]` where each row has `k`."""
+    row_starts: Int32[Tensor, " batch_and_one"]
+    """Where each row begins among the entries; the last one is where the last row ends."""
     n_latents: int
 
     @cached_property
-    def row_starts(self) -> Int32[Tensor, " batch_and_one"]:
-        """Where each row begins, as compressed sparse rows need it."""
-        batch, k = self.indices.shape
-        return torch.arange(0, batch * k + 1, k, dtype=torch.int32, device=self.indices.device)
+    def rows(self) -> Int32[Tensor, " entries"]:
+        """Row of each entry."""
+        counts = self.row_starts.diff()
+        rows = torch.arange(len(counts), dtype=torch.int32, device=counts.device)
+        return rows.repeat_interleave(counts, output_size=self.indices.numel())
 
     @cached_property
     def transposed(self) -> Transposed:
@@ -44,4 +48,14 @@ class Pattern:
         order = flat.sort(stable=True).indices
         counts = torch.bincount(flat, minlength=self.n_latents)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)[:-1]])
-        return Transposed(order, (order // self.indices.shape[1]).int(), starts.int())
+        return Transposed(order, self.rows[order], starts.int())
+
+    def __len__(self) -> int:
+        return len(self.row_starts) - 1
+
+
+def even(indices: Int32[Tensor, "batch k"], n_latents: int) -> Pattern:
+    """The pattern in which each row has `k` latents."""
+    batch, k = indices.shape
+    starts = torch.arange(batch + 1, dtype=torch.int32, device=indices.device) * k
+    return Pattern(indices, starts, n_latents)

@@ -3,9 +3,10 @@
     encode_at   pre[b, j]  = (x[b] - centre) · W_enc[:, i[b, j]] + b_enc[i[b, j]]
     decode_at   x_hat[b]   = Σ_j values[b, j] W_dec[i[b, j]]
 
-Three primitives carry both directions: `gather_sum` (rows of a matrix, weighted, added up by batch
-row), `scatter_sum` (rows of the batch added up by latent) and `inner` (dot products at the chosen
-places). `kernels.reference` says the same with dense matrices.
+`j` runs over the entries of row `b`, as many as its `Pattern` says. Three primitives carry both
+directions: `gather_sum` (rows of a matrix, weighted, added up by batch row), `scatter_sum` (rows of
+the batch added up by latent) and `inner` (dot products at the chosen places). `kernels.reference`
+says the same with dense matrices.
 """
 
 import functools
@@ -27,8 +28,8 @@ def encode_at(
     W_enc: Float[Tensor, "d_in n_latents"],
     b_enc: Float[Tensor, " n_latents"],
     pattern: Pattern,
-    values: Float[Tensor, "batch k"],
-) -> Float[Tensor, "batch k"]:
+    values: Float[Tensor, "*entries"],
+) -> Float[Tensor, "*entries"]:
     """Give the pre-activations `values` at the chosen places their gradients.
 
     Whoever chose has computed them already; `inner(x - centre, W_enc, pattern)` plus the biases.
@@ -37,21 +38,24 @@ def encode_at(
 
 
 def decode_at(
-    values: Float[Tensor, "batch k"], W_dec: Float[Tensor, "n_latents d_out"], pattern: Pattern
+    values: Float[Tensor, "*entries"], W_dec: Float[Tensor, "n_latents d_out"], pattern: Pattern
 ) -> Float[Tensor, "batch d_out"]:
     """Weighted sum of decoder rows, differentiable in values and rows."""
     return _DecodeAt.apply(values, W_dec, pattern)  # pyright: ignore[reportReturnType]
 
 
 def gather_sum(
-    weights: Float[Tensor, "batch k"], rows: Float[Tensor, "n d"], pattern: Pattern
+    weights: Float[Tensor, "*entries"], rows: Float[Tensor, "n d"], pattern: Pattern
 ) -> Float[Tensor, "batch d"]:
     """For each row of the batch, the weighted sum of the rows it chose."""
-    return functional.embedding_bag(pattern.indices, rows, per_sample_weights=weights, mode="sum")
+    starts = pattern.row_starts[:-1]
+    return functional.embedding_bag(
+        pattern.indices.flatten(), rows, starts, per_sample_weights=weights.flatten(), mode="sum"
+    )
 
 
 def scatter_sum(
-    weights: Float[Tensor, "batch k"], vectors: Float[Tensor, "batch d"], pattern: Pattern
+    weights: Float[Tensor, "*entries"], vectors: Float[Tensor, "batch d"], pattern: Pattern
 ) -> Float[Tensor, "n_latents d"]:
     """For each latent, the weighted sum of the batch rows that chose it."""
     seen = pattern.transposed
@@ -63,18 +67,18 @@ def scatter_sum(
 
 def inner(
     vectors: Float[Tensor, "batch d"], columns: Float[Tensor, "d n_latents"], pattern: Pattern
-) -> Float[Tensor, "batch k"]:
+) -> Float[Tensor, "*entries"]:
     """Dot product of each row of the batch with each column it chose."""
     _announce_sparse_rows()
-    batch, k = pattern.indices.shape
     places = torch.sparse_csr_tensor(
         pattern.row_starts,
         pattern.indices.flatten(),
-        vectors.new_zeros(batch * k),
-        (batch, pattern.n_latents),
+        vectors.new_zeros(pattern.indices.numel()),
+        (len(pattern), pattern.n_latents),
         check_invariants=False,
     )
-    return torch.sparse.sampled_addmm(places, vectors, columns, beta=0.0).values().view(batch, k)
+    found = torch.sparse.sampled_addmm(places, vectors, columns, beta=0.0).values()
+    return found.view(pattern.indices.shape)
 
 
 class _EncodeAt(torch.autograd.Function):
