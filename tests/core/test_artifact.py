@@ -1,8 +1,11 @@
 import errno
 import json
+import os
+import subprocess
 
 import pytest
 
+from monosem.core import artifact
 from monosem.core.artifact import is_artifact, read, writing
 from monosem.core.errors import (
     ArtifactCorruptError,
@@ -19,10 +22,10 @@ def make(path, kind="thing", content=b"12345678"):
 
 
 def test_written_artifact_reads_back(tmp_path):
-    artifact = make(tmp_path / "a")
-    assert artifact.config == {"a": 1}
-    assert artifact.provenance["inputs"] == {"x": "h"}
-    assert artifact.files["data.bin"]["bytes"] == 8
+    found = make(tmp_path / "a")
+    assert found.config == {"a": 1}
+    assert found.provenance["inputs"] == {"x": "h"}
+    assert found.files["data.bin"]["bytes"] == 8
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -41,6 +44,33 @@ def test_leftovers_of_a_killed_writer_are_swept(tmp_path):
     (stray / "half").write_bytes(b"x")
     make(tmp_path / "a")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["partial", "old"])
+def test_a_killed_writer_may_have_had_our_own_process_number(tmp_path, kind):
+    stray = tmp_path / f".a.{kind}-{os.getpid()}"
+    stray.mkdir()
+    (stray / "half").write_bytes(b"x")
+    make(tmp_path / "a")
+    make(tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_sweeping_keeps_to_its_own_name(tmp_path):
+    make(tmp_path / "a.b")
+    (tmp_path / "a.b").rename(tmp_path / ".a.b.old-99999999")
+    make(tmp_path / "a")
+    make(tmp_path / "[a]*")
+    assert (tmp_path / ".a.b.old-99999999").is_dir()
+    assert read(tmp_path / "[a]*", "thing").path.name == "[a]*"
+
+
+def test_the_commit_is_that_of_this_package_and_of_no_repository_around_it(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    copy = tmp_path / "artifact.py"
+    copy.write_text("")
+    monkeypatch.setattr(artifact, "__file__", str(copy))
+    assert make(tmp_path / "a").provenance["git_commit"] is None
 
 
 def test_kill_between_the_two_renames_loses_nothing(tmp_path):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Generator, Mapping
@@ -197,17 +198,22 @@ def _swap(partial: Path, path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    for stray in path.parent.glob(f".{path.name}.*-*"):
-        owner = stray.name.rpartition("-")[2]
-        if not owner.isdigit() or _alive(int(owner)):
+    name = re.compile(rf"\.{re.escape(path.name)}\.(partial|old)-(\d+)")
+    for stray in list(path.parent.iterdir()):
+        found = name.fullmatch(stray.name)
+        if found is None or _alive(int(found[2])):
             continue
-        if ".old-" in stray.name and not path.exists() and (stray / CONFIG_NAME).is_file():
+        if found[1] == "old" and not path.exists() and (stray / CONFIG_NAME).is_file():
             stray.rename(path)
         else:
             shutil.rmtree(stray, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:
+    if (
+        process == os.getpid()
+    ):  # a killed writer had our number, as the first process of a container
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -266,10 +272,11 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    """Return the commit this file is part of; None where it is installed, even inside a checkout."""
+    here = Path(__file__).resolve()
+    command = ["git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.split()[0] if done.returncode == 0 else None
