@@ -21,7 +21,9 @@ from monosem.metrics.firing import Firing
 from monosem.metrics.stream import visit
 
 SITE = "blocks.0.mlp.hook_post"
-SMALL = EvaluateConfig(n_loss_tokens=300, n_mean_tokens=900, n_density_tokens=2000, batch_tokens=64)
+SMALL = EvaluateConfig(
+    n_loss_tokens=300, n_mean_tokens=900, n_density_tokens=2000, batch_tokens=64, matmul="fp32"
+)
 
 
 @pytest.fixture(scope="module")
@@ -246,14 +248,23 @@ def test_the_neuron_basis_has_the_first_dictionarys_l0(found, dictionary, model,
     assert alone == {name: many[name] for name in ("neurons", "neurons_all")}
 
 
+def test_a_dictionary_with_more_latents_on_than_there_are_neurons_is_measured(model, store):
+    dense = ReLU(ReLUConfig(d_in=24, n_latents=200))
+    many = evaluate_many({"relu": dense}, model, store, SMALL, site=SITE)
+    assert many["relu"]["l0"] > 24
+    assert many["neurons"]["config"]["k"] == 24
+
+
 def test_firings_counted_by_another_pass_are_taken_as_they_are(dictionary, model, store):
-    known = Firing(n_fired=torch.tensor([0, 3] + [700] * 38), n_tokens={"train": 1000})
+    counts = torch.tensor([0, 3] + [700] * 38)
+    known = Firing(n_fired=counts, n_tokens={"train": 1000}, matmul="bf16")
     many = evaluate_many(
         {"topk": dictionary}, model, store, SMALL, site=SITE, firing={"topk": known}
     )
     topk = many["topk"]
     assert (topk["n_dead"], topk["n_ultralow"], topk["n_density_tokens"]) == (1, 1, 1000)
     assert many["neurons"]["n_density_tokens"] == 2000
+    assert [many[n]["density_matmul"] for n in ("topk", "neurons")] == ["bf16", "fp32"]
 
 
 @pytest.mark.parametrize("site", ["blocks.1.hook_resid_post", "blocks.0.attn.hook_z"])

@@ -1,11 +1,9 @@
 """What a feature database says of itself: its inputs, whether they are the same, and its sizes."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from monosem.core import artifact
@@ -16,6 +14,7 @@ from monosem.features.schema import SQLITE_NAME
 from monosem.features.sparse import FOLDER
 from monosem.features.streaming import Streamed
 from monosem.features.tables import Statistics
+from monosem.metrics.record import weights_hash
 from monosem.metrics.stream import Place
 from monosem.text.tokens import TokenStore
 
@@ -47,7 +46,7 @@ def recorded(dictionary: Dictionary[Any], place: Place, out: Path, config: objec
     model = place.model
     return {
         "features": to_json(config),
-        "dictionary": {"hash": fingerprint(dictionary), "config": to_json(dictionary.config)},
+        "dictionary": {"hash": weights_hash(dictionary), "config": to_json(dictionary.config)},
         "model": {"name": model.name, "hash": model.hash},
         "tokens": {
             "hash": place.store.hash,
@@ -73,15 +72,6 @@ def check_same(found: artifact.Artifact, wanted: Json) -> None:
             f"`{found.path}` holds a finished feature database of another {' and '.join(differ)}. "
             "Choose another folder, or build it anew with `--fresh` (`fresh=True`)."
         )
-
-
-def fingerprint(dictionary: Dictionary[Any]) -> str:
-    """Return a hash of a dictionary's configuration and weights, wherever it was loaded from."""
-    digest = hashlib.sha256(repr(sorted(to_json(dictionary.config).items())).encode())
-    for name, weight in sorted(dictionary.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(weight.detach().cpu().float().numpy()).data)
-    return digest.hexdigest()[:16]
 
 
 def summary(

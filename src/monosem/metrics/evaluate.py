@@ -7,12 +7,16 @@ losses) and the firing pass (`firing.py`: density). Beside them stands the neuro
 no figure means much: `neurons` = the top k coordinates of the site at the first dictionary's l0;
 `neurons_all` = every positive coordinate, for density only.
 
+The held-out pass is in fp32; the firing pass takes the fastest arithmetic that is accurate enough
+here (`runtime/matmul.py`) and says which, as `density_matmul`.
+
 A measure that cannot be had is null, and `void` says why (`loss_recovered.py`).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -52,6 +56,8 @@ class EvaluateConfig:
     """Tokens over which firings are counted: held-out ones first, then training ones."""
     batch_tokens: int = 4096
     """Tokens encoded at once."""
+    matmul: Literal["auto", "fp32", "onednn", "bf16"] = "auto"
+    """Arithmetic of the pass that counts firings (all else is fp32); `auto` measures this machine."""
     seed: int = 0
     """Seed of the order in which contexts are visited."""
 
@@ -108,7 +114,10 @@ def evaluate_many(
                 f"`{name}` is the name of the neuron basis. Name the dictionary otherwise, or pass "
                 "`neurons=False`."
             )
-    k = max(1, round(_quick_l0(next(iter(own.values())), place, config)))
+    l0 = round(_quick_l0(next(iter(own.values())), place, config))
+    k = min(
+        max(1, l0), place.width
+    )  # hardly trained, a dictionary has more latents on than neurons
     return _measure({**own, **_neurons(place, k)}, place, config, firing or {})
 
 
@@ -215,8 +224,14 @@ def _count(
         n_tokens=config.n_density_tokens,
         seed=config.seed,
         batch=config.batch_tokens,
-        policy=matmul.choose(place.model.device),
+        policy=_policy(place, config),
     )
+
+
+def _policy(place: Place, config: EvaluateConfig) -> matmul.MatmulPolicy:
+    if config.matmul == "auto":
+        return matmul.choose(place.model.device)
+    return matmul.check(config.matmul)
 
 
 def _held_out_measures(name: str, held: HeldOut) -> dict[str, int | float | Measure]:
@@ -264,5 +279,6 @@ def _density_measures(firing: Firing) -> Json:
         "ultralow_below": counts.ultralow_below,
         "n_density_tokens": firing.total,
         "density_tokens": firing.n_tokens,
+        "density_matmul": firing.matmul,
         "density_histogram": {"log10_edges": edges, "n_latents": bins},
     }

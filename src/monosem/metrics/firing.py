@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.core.progress import progress
 from monosem.dictionaries.latents import RaggedLatents
+from monosem.kernels.dense import count_positive
 from monosem.metrics.stream import AnyDictionary, Place, activations, blocks, visit
 from monosem.runtime import matmul
 from monosem.text.tokens import Split
@@ -22,8 +23,6 @@ SPLITS: tuple[Split, ...] = ("heldout", "train")
 """The order in which the splits are streamed."""
 ROWS_AT_ONCE = 1024
 """Rows encoded at once on a CPU: larger dense latents leave its caches, and fresh memory is slow."""
-ROWS_A_BYTE = 255
-"""Rows whose firings one unsigned byte can count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,8 @@ class Firing:
 
     n_fired: Int64[Tensor, " n_latents"]
     n_tokens: dict[str, int]
+    matmul: matmul.MatmulPolicy
+    """Arithmetic of the pass; in bf16 a latent at the edge of firing may fall on the other side."""
 
     @property
     def total(self) -> int:
@@ -57,7 +58,10 @@ def count_firing(
                 counter.add(x)
             seen[split] += len(x)
             bar.advance(len(x))
-    return {n: Firing(n_fired=c.n_fired.cpu(), n_tokens=dict(seen)) for n, c in counters.items()}
+    return {
+        name: Firing(n_fired=counter.n_fired.cpu(), n_tokens=dict(seen), matmul=policy)
+        for name, counter in counters.items()
+    }
 
 
 class Counter:
@@ -80,21 +84,11 @@ class Counter:
         # A ragged kind passes through dense latents on its way to sparse ones; counting those at
         # once saves making a list of entries that nobody reads.
         if self._ragged:
-            self.n_fired += positive(self.dictionary.encode(x))
+            self.n_fired += count_positive(self.dictionary.encode(x))
             return
         latents = self.dictionary.encode_sparse(x)
         self._ragged = isinstance(latents, RaggedLatents)
         self.n_fired += torch.bincount(latents.active(), minlength=len(self.n_fired))
-
-
-def positive(latents: Float[Tensor, "batch n_latents"]) -> Int64[Tensor, " n_latents"]:
-    """Return on how many rows each latent is above zero.
-
-    Added up in bytes, which is ten times as fast on a CPU as in integers of eight of them.
-    """
-    fired = (latents > 0).view(torch.uint8)
-    parts = [part.sum(0, dtype=torch.uint8) for part in fired.split(ROWS_A_BYTE)]
-    return torch.stack(parts).sum(0, dtype=torch.int64)
 
 
 def _stream(

@@ -37,7 +37,7 @@ class Losses:
 
     def add(self, run: str, losses: Float[Tensor, " tokens"]) -> None:
         """Take in the losses of one block in the run of that name."""
-        self.parts.setdefault(run, []).append(losses.double().cpu())
+        self.parts.setdefault(run, []).append(losses.cpu().double())
 
     def __getitem__(self, run: str) -> Float[Tensor, " tokens"]:
         return torch.cat(self.parts[run])

@@ -8,9 +8,10 @@ nats a token. A model that does not beat the trigram has learnt little that a ta
 import numpy as np
 import torch
 
+from monosem.activations.capture import check_fit
 from monosem.core.progress import progress
 from monosem.metrics.heldout import ordinary_losses, tokens_at_once
-from monosem.metrics.stream import blocks, check_store, first, visit
+from monosem.metrics.stream import blocks, first, visit
 from monosem.models.language_model import LanguageModel
 from monosem.text.ngram import KneserNey
 from monosem.text.tokens import TokenStore
@@ -22,7 +23,7 @@ def evaluate_language_model(
     model: LanguageModel, store: TokenStore, *, n_tokens: int = 65_536, seed: int = 0
 ) -> dict[str, float]:
     """Return `loss`, `unigram`, `bigram` and `trigram` on about `n_tokens` held-out tokens."""
-    check_store(model, store)
+    check_fit(model, store)
     contexts = first(visit(store, "heldout", seed), store, n_tokens)
     return {"loss": _loss(model, store, contexts), **ngram_losses(store, contexts)}
 
@@ -43,7 +44,7 @@ def ngram_losses(store: TokenStore, contexts: np.ndarray) -> dict[str, float]:
 @torch.no_grad()
 def _loss(model: LanguageModel, store: TokenStore, contexts: np.ndarray) -> float:
     parts = [
-        ordinary_losses(model.losses(block.tokens), block).double()
+        ordinary_losses(model.losses(block.tokens), block).cpu().double()
         for block in blocks(store, contexts, tokens_at_once(model))
     ]
     return float(torch.cat(parts).mean())

@@ -34,7 +34,7 @@ def fvu(
     0 is perfect, 1 is no better than the mean; there is no upper bound. Where `x` does not vary
     at all it is `nan`, as 0/0 is.
     """
-    mean = mean if mean is not None else x.double().flatten(0, -2).mean(0)
+    mean = mean if mean is not None else wide(x).flatten(0, -2).mean(0)
     return _ratio(float(_squares(x, x_hat).sum()), float(_squares(x, mean).sum()))
 
 
@@ -47,7 +47,7 @@ def fvu_per_token(
 
     Dividing by the token's own variance instead would make the mean differ from the fvu.
     """
-    mean = mean if mean is not None else x.double().flatten(0, -2).mean(0)
+    mean = mean if mean is not None else wide(x).flatten(0, -2).mean(0)
     return _squares(x, x_hat) / _squares(x, mean).mean()
 
 
@@ -55,28 +55,28 @@ def cosine(
     x: Float[Tensor, "*batch d_out"], x_hat: Float[Tensor, "*batch d_out"]
 ) -> Float[Tensor, " *batch"]:
     """Return the cosine of each token's activation and reconstruction; 0 where either is zero."""
-    dot = (x.double() * x_hat.double()).sum(-1)
-    return _safe(dot, x.double().norm(dim=-1) * x_hat.double().norm(dim=-1))
+    dot = (wide(x) * wide(x_hat)).sum(-1)
+    return _safe(dot, wide(x).norm(dim=-1) * wide(x_hat).norm(dim=-1))
 
 
 def l2_ratio(
     x: Float[Tensor, "*batch d_out"], x_hat: Float[Tensor, "*batch d_out"]
 ) -> Float[Tensor, " *batch"]:
     """Return ‖x̂‖ / ‖x‖ of each token; 0 where x is zero."""
-    return _safe(x_hat.double().norm(dim=-1), x.double().norm(dim=-1))
+    return _safe(wide(x_hat).norm(dim=-1), wide(x).norm(dim=-1))
 
 
 def relative_reconstruction_bias(
     x: Float[Tensor, "*batch d_out"], x_hat: Float[Tensor, "*batch d_out"]
 ) -> float:
     """Return E‖x̂‖² / E[x̂·x]: 1 unbiased, under 1 shrunk, over 1 inflated."""
-    square = float(x_hat.double().square().sum())
-    return _ratio(square, float((x_hat.double() * x.double()).sum()))
+    square = float(wide(x_hat).square().sum())
+    return _ratio(square, float((wide(x_hat) * wide(x)).sum()))
 
 
 def l0(latents: Float[Tensor, "*batch n_latents"]) -> float:
     """Return the mean number of latents that are not zero."""
-    return float((latents != 0).sum(-1).double().mean())
+    return float((latents != 0).sum(-1).cpu().double().mean())
 
 
 @dataclass(kw_only=True)
@@ -106,7 +106,7 @@ class ReconstructionSums:
         self.n_active += n_active
         self.errors.append(_squares(x, x_hat).cpu().numpy())
         self.variance += float(_squares(x, self.mean).sum())
-        square, dot = _squares(x_hat, 0.0), (x.double() * x_hat.double()).sum(-1)
+        square, dot = _squares(x_hat, 0.0), (wide(x) * wide(x_hat)).sum(-1)
         norm, norm_hat = _squares(x, 0.0).sqrt(), square.sqrt()
         self.cosine += float(_safe(dot, norm * norm_hat).sum())
         self.l2_ratio += float(_safe(norm_hat, norm).sum())
@@ -140,10 +140,15 @@ class ReconstructionSums:
         return np.concatenate(self.errors) if self.errors else np.zeros(0)
 
 
+def wide(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    """Return `x` in float64; on the CPU, where its own device (MPS) has none."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
 def _squares(x: Float[Tensor, "*batch d_out"], other: Tensor | float) -> Float[Tensor, " *batch"]:
     """Return ‖x − other‖² of each token, in float64."""
-    other = other.double() if isinstance(other, Tensor) else other
-    return (x.double() - other).square().sum(-1)
+    other = wide(other) if isinstance(other, Tensor) else other
+    return (wide(x) - other).square().sum(-1)
 
 
 def _safe(top: Tensor, bottom: Tensor) -> Tensor:

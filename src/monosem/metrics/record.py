@@ -72,7 +72,7 @@ def write_evaluation(
         "language_model": language_model,
         "inputs": inputs,
     }
-    if not fresh and artifact.is_artifact(out, KIND):
+    if not fresh and (out / artifact.CONFIG_NAME).is_file():
         return _same(artifact.read(out, KIND), record)
     results = evaluation(
         dictionaries,

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from monosem.core.errors import ConfigError, ShapeMismatchError, TokenizerMismatchError
+from monosem.activations.capture import check_fit
+from monosem.core.errors import ConfigError
 from monosem.core.progress import progress
 from monosem.dictionaries.base import Dictionary
 from monosem.models.language_model import LanguageModel
-from monosem.text.tokenizer import tokenizer_hash
 from monosem.text.tokens import Split, TokenStore
 
 AnyDictionary = Dictionary[Any]
@@ -42,7 +41,7 @@ class Place:
         """Raise unless the site has vectors and the model can read the store's tokens."""
         self.model.check_site(self.site)
         _ = self.width
-        check_store(self.model, self.store)
+        check_fit(self.model, self.store)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +50,6 @@ class Block:
 
     tokens: Int[Tensor, "batch pos"]
     ordinary: Bool[Tensor, "batch pos"]
-
-
-def check_store(model: LanguageModel, store: TokenStore) -> None:
-    """Raise unless `model` can read the tokens of `store` and they mean to it what they say."""
-    if store.context > model.context:
-        raise ShapeMismatchError(
-            f"`{store.path}` has contexts of {store.context} tokens; `{model.name}` has "
-            f"{model.context} positions. Make the tokens with `--context {model.context}`."
-        )
-    # A tokenizer without a `tokenizer.json`, and a model without any, can be told by size only.
-    own = model.tokenizer
-    other = isinstance(own, PreTrainedTokenizerFast) and tokenizer_hash(own) != store.tokenizer_hash
-    if other or store.vocab_size > model.vocab_size:
-        raise TokenizerMismatchError(
-            f"`{store.path}` was made with another tokenizer ({store.vocab_size:,} tokens) than that of "
-            f"`{model.name}` (vocabulary {model.vocab_size:,}). Make the tokens with the model's own."
-        )
 
 
 def visit(store: TokenStore, split: Split, seed: int) -> Int64[np.ndarray, " n_contexts"]:
@@ -104,15 +86,18 @@ def vectors(x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos d"]:
 def ordinary_mean(place: Place, n_tokens: int, seed: int, batch: int) -> Float[Tensor, " d"]:
     """Return the mean activation of about `n_tokens` ordinary tokens of the training split."""
     contexts = first(visit(place.store, "train", seed), place.store, n_tokens)
-    total = torch.zeros(place.width, dtype=torch.float64, device=place.model.device)
+    device = place.model.device
+    wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no doubles
+    total = torch.zeros(place.width, dtype=torch.float64)
     seen = 0
     with progress("mean of the site", n_tokens) as bar:
         for block in blocks(place.store, contexts, batch):
-            x = activations(place, block)[block.ordinary.to(place.model.device)]
-            total += x.sum(0, dtype=torch.float64)
+            x = activations(place, block)[block.ordinary.to(device)]
+            total += x.sum(0, dtype=wide).cpu()
             seen += len(x)
             bar.advance(len(x))
-    return total / seen
+    mean = total / seen
+    return mean.to(device, wide)
 
 
 def first(

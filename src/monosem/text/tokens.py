@@ -69,9 +69,9 @@ def build_token_store(
 
 
 def _finished(config: TokensConfig, inputs: dict[str, str], out: Path) -> TokenStore | None:
-    if not artifact.is_artifact(out, KIND):
+    if not (out / artifact.CONFIG_NAME).is_file():
         return None
-    found = artifact.read(out, KIND)
+    found = artifact.read(out, KIND)  # once: it hashes every file
     wanted: Json = to_json(config)
     changed = [f"`{k}`" for k, v in wanted.items() if found.config.get(k) != v]
     before: Json = found.provenance["inputs"]
