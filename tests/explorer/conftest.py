@@ -15,7 +15,7 @@ import uvicorn
 from monosem.explorer.server import create_app
 from monosem.features.database import FeatureDatabase
 from monosem.features.feature import Example, Feature, Window
-from monosem.text.tokens import DocumentRef
+from monosem.text.tokens import DocumentRef, TokensConfig
 
 HOSTILE = [
     "</script><img src=x onerror=\"document.title='owned'\">",
@@ -39,6 +39,17 @@ VOCABULARY = [*WORDS.split("|"), *HOSTILE]
 N_TOKENS = 6_000
 
 
+class FakeStore:
+    """What the pages ask of a token store, hostile where its text's owner could write."""
+
+    config = TokensConfig(corpora=("python", "/home/someone/notes"), tokenizer="~/tokenizers/small")
+    summary = {"licences": ["MIT", HOSTILE[0]]}
+    context, hash, tokenizer_hash = 128, "123", "456"
+
+    def n_tokens(self, split: str) -> int:
+        return N_TOKENS if split == "train" else 700
+
+
 class FakeDatabase(FeatureDatabase):
     """Answers as a real database does, from arrays drawn by a seed."""
 
@@ -48,6 +59,15 @@ class FakeDatabase(FeatureDatabase):
         self.dictionary_name, self.site, self.n_latents = name, "blocks.0.mlp.hook_post", n_latents
         self.tokens = [rng.choice(VOCABULARY) for _ in range(N_TOKENS)]
         self.fired = [self._fire(latent, rng) for latent in range(n_latents)]
+        self.store: Any = FakeStore()
+        self.config = {
+            "model": {"name": "/home/someone/models/tiny", "hash": "abc"},
+            "dictionary": {"hash": "def"},
+            "features": {"split": "train", "seed": 0},
+        }
+        self.metrics = {"n_tokens": N_TOKENS, "matmul": "fp32"}
+        versions = {"monosem": "0.1.0", "torch": "2", "transformers": "5", "python": "3.12"}
+        self.provenance = {**versions, "git_commit": None, "created": "2026-01-01T00:00:00"}
 
     def _fire(self, latent: int, rng: random.Random) -> dict[int, float]:
         if latent % 10 == 3:

@@ -104,6 +104,19 @@ def test_chosen_features_are_alive_different_and_ordered_and_the_seed_decides(da
     assert len({f.index for f, _ in draw(topk, 999, 0)}) == 120
 
 
+def test_report_and_front_page_say_where_all_comes_from_and_name_no_folder_of_ours(
+    databases, metrics
+) -> None:
+    pages = pages_of(databases, metrics)
+    for name in ("front", "report"):
+        page = pages[name]
+        for words in ("python, notes", "6,000 to train on and 700 held out", "tiny (abc)", "small"):
+            assert words in page, (name, words)
+        for words in ("topk (def)", "neurons (def)", "torch 2", "products in fp32", "2026-01-01"):
+            assert words in page, (name, words)
+        assert "someone" not in page and "~/" not in page
+
+
 def test_the_report_shows_ten_chosen_twenty_drawn_and_names_every_failure(
     databases, metrics
 ) -> None:

@@ -234,6 +234,12 @@ def test_a_feature_shows_itself_and_escapes_what_it_shows(database: FeatureDatab
     assert feature.status in repr(feature)
 
 
+def test_a_neuron_is_called_a_neuron(build: Build) -> None:
+    found = build(dictionary=Neurons.of_width(24), site=SITE)
+    assert repr(found[3]).startswith("<Neuron 3: ")
+    assert "Neuron 3" in found[3]._repr_html_()
+
+
 def test_equal_values_are_ranked_by_index() -> None:
     values = torch.tensor([[0.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0], [3.0, 1.0, 2.0, 0.0]])
     columns, found = largest(values, 2)

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from monosem.explorer.evidence import evidence, remark
 from monosem.explorer.metrics import Metrics, metrics_table
+from monosem.explorer.origin import origin_table
 from monosem.explorer.summary import Summary
-from monosem.explorer.view import feature_view, list_row, unit
+from monosem.explorer.view import feature_view, list_row
 from monosem.features.database import FeatureDatabase
 from monosem.rendering.feature import panel
 from monosem.rendering.page import page
@@ -66,13 +67,14 @@ def base(name: str) -> str:
 def summary_page(
     place: Place, summaries: Sequence[Summary], metrics: Mapping[str, Metrics]
 ) -> Markup:
-    """Return the front page: every dictionary with its density, and the metrics."""
+    """Return the front page: every dictionary with its density, the metrics, where all comes from."""
     body = render(
         "monosem.explorer",
         "summary.html",
         title="Dictionaries",
         summaries=summaries,
         metrics=metrics_table(metrics) if metrics else None,
+        origins=origin_table({s.name: s.origin for s in summaries}),
     )
     return page("Monosem", body, nav=_nav(place))
 
@@ -94,7 +96,7 @@ def list_page(place: Place, database: FeatureDatabase, query: Query) -> Markup:
         "monosem.explorer",
         "list.html",
         name=place.name,
-        unit=unit(database).lower(),
+        unit=database.unit.lower(),
         site=str(database.site),
         n_latents=database.n_latents,
         base=here,

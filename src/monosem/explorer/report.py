@@ -14,8 +14,9 @@ from markupsafe import Markup
 from monosem.core.errors import ConfigError
 from monosem.explorer.evidence import PLAIN, POOL, Evidence, choose, draw, remark
 from monosem.explorer.metrics import Metrics, language_model_table, metrics_table
+from monosem.explorer.origin import origin_table
 from monosem.explorer.summary import summarise
-from monosem.explorer.view import feature_view, unit
+from monosem.explorer.view import feature_view
 from monosem.features.database import FeatureDatabase
 from monosem.features.feature import Feature
 from monosem.rendering.feature import panel
@@ -76,15 +77,17 @@ def report(
     name, database = next(iter(databases.items()))
     best = choose(database, chosen, seed)
     drawn = draw(database, random, seed)
-    neurons = [(n, d) for n, d in databases.items() if unit(d) == "Neuron" and d is not database]
+    neurons = [(n, d) for n, d in databases.items() if d.unit == "Neuron" and d is not database]
     shown = {f.index for f, _ in [*best, *drawn]}
+    summaries = [summarise(n, d) for n, d in databases.items()]
     body = render(
         "monosem.explorer",
         "report.html",
         title=title or f"Features of {name} at {database.site}",
         name=name,
         site=str(database.site),
-        summaries=[summarise(n, d) for n, d in databases.items()],
+        summaries=summaries,
+        origins=origin_table({s.name: s.origin for s in summaries}),
         metrics=metrics_table(metrics) if metrics else None,
         language_model=language_model_table(language_model) if language_model else None,
         best=_panels(database, best, shown),
@@ -107,7 +110,7 @@ def _panels(
     shown: set[int],
     skip: set[int] | None = None,
 ) -> list[Panel]:
-    prefix = unit(database).lower()
+    prefix = database.unit.lower()
     panels: list[Panel] = []
     for feature, found in features:
         if skip and feature.index in skip:

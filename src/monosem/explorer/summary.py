@@ -1,13 +1,13 @@
 """What a page says of a whole dictionary: how many features live, and how densely they fire."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
-from monosem.explorer.view import unit
+from monosem.explorer.origin import origin
 from monosem.features.database import FeatureDatabase
 from monosem.features.feature import Feature
 from monosem.rendering.histogram import svg
@@ -17,7 +17,7 @@ BINS_PER_DECADE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Counts and the density histogram of one feature database."""
+    """Counts, the density histogram and the origin of one feature database."""
 
     name: str
     unit: str
@@ -27,21 +27,23 @@ class Summary:
     n_dead: int
     site: str
     histogram: Markup
+    origin: Mapping[str, str]
 
 
 def summarise(name: str, database: FeatureDatabase) -> Summary:
-    """Return counts and the histogram of log10 density of one database."""
+    """Return counts, the histogram of log10 density and the origin of one database."""
     features = database.list(sort="index", descending=False, limit=database.n_latents)
     by_status = [f.status for f in features]
     return Summary(
         name=name,
-        unit=unit(database).lower(),
+        unit=database.unit.lower(),
         n_latents=database.n_latents,
         n_alive=by_status.count("alive"),
         n_ultralow=by_status.count("ultralow"),
         n_dead=by_status.count("dead"),
         site=str(database.site),
         histogram=density_histogram(name, features),
+        origin=origin(database),
     )
 
 

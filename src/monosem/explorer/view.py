@@ -12,11 +12,6 @@ BEFORE, AFTER = 14, 10
 """Tokens shown before and after the one that fired."""
 
 
-def unit(database: FeatureDatabase) -> str:
-    """Return what a row of this database is: a feature of a dictionary, or a neuron."""
-    return "Neuron" if database.dictionary_name.startswith("neurons") else "Feature"
-
-
 def feature_view(
     database: FeatureDatabase,
     feature: Feature,
@@ -30,7 +25,7 @@ def feature_view(
     """Return everything a panel shows of one feature; with `fold` only the top examples lie open."""
     return FeatureView(
         index=feature.index,
-        unit=unit(database),
+        unit=database.unit,
         status=feature.status,
         label=feature.label,
         density=feature.density,

@@ -23,8 +23,9 @@ from monosem.core.errors import (
     UnknownNameError,
     unknown_name,
 )
+from monosem.dictionaries.baselines import Neurons
 from monosem.features import schema
-from monosem.features.feature import Example, Feature, Kind, Status, Window
+from monosem.features.feature import Example, Feature, Kind, Status, Unit, Window
 from monosem.features.sparse import FOLDER, SparseActivations
 from monosem.text.tokens import TokenStore
 
@@ -58,6 +59,7 @@ class FeatureDatabase:
         self.path, self.hash = found.path, found.hash
         self.config: Json = found.config
         self.metrics: Json = found.summary
+        self.provenance: Json = found.provenance
         self.store = store
         self.n_latents = int(found.config["n_latents"])
         self.site = str(found.config["site"])
@@ -77,6 +79,11 @@ class FeatureDatabase:
         """
         found = artifact.read(Path(path), KIND)
         return cls(found, _open_store(found, tokens))
+
+    @property
+    def unit(self) -> Unit:
+        """What a row of it is called: a feature of a dictionary, or a neuron."""
+        return "Neuron" if self.dictionary_name == Neurons.architecture else "Feature"
 
     def __len__(self) -> int:
         return self.n_latents
@@ -176,6 +183,7 @@ class FeatureDatabase:
         }
         return Feature(
             index=row["latent"],
+            unit=self.unit,
             status=row["status"],
             label=row["label"] or "",
             density=row["density"],

@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from monosem.features import schema
-from monosem.features.feature import N_INTERVALS
 from monosem.features.schema import N_BINS
 from monosem.features.statistics import bins
 from monosem.features.tables import ExampleTable
 from monosem.features.transposition import LatentMajor, stable_order
+from monosem.rendering.feature import N_INTERVALS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,8 @@ from monosem.text.tokens import DocumentRef
 
 Kind = Literal["top", "interval", "random"]
 Status = Literal["alive", "ultralow", "dead"]
-
-N_INTERVALS = 11
-"""Evenly spaced intervals of [0, max] from which examples are drawn (Bricken et al. 2023)."""
+Unit = Literal["Feature", "Neuron"]
+"""What a row of a database is: a latent of a dictionary, or a neuron of the model itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,7 @@ class Feature:
     """
 
     index: int
+    unit: Unit = "Feature"
     status: Status
     """dead: never fired. ultralow: fired, density under max(1e-6, 10 / tokens). Else alive."""
     label: str = ""
@@ -86,7 +86,7 @@ class Feature:
         promoted = " ".join(repr(text) for _, text, _ in self.top_logits[:5])
         label = f" {self.label!r}" if self.label else ""
         return (
-            f"<Feature {self.index}{label}: {self.status}, density {self.density:.3g}, "
+            f"<{self.unit} {self.index}{label}: {self.status}, density {self.density:.3g}, "
             f"max {self.max_activation:.3g}, promotes {promoted or 'nothing'}>"
         )
 
@@ -94,6 +94,7 @@ class Feature:
         return notebook(
             FeatureView(
                 index=self.index,
+                unit=self.unit,
                 status=self.status,
                 label=self.label,
                 density=self.density,

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from monosem.features.feature import N_INTERVALS, Example, Kind
+from monosem.features.feature import Example, Kind
+from monosem.rendering.feature import N_INTERVALS
 
 SQLITE_NAME = "features.sqlite"
 N_BINS = 50

@@ -15,6 +15,7 @@ from monosem.rendering.template import count, number, one_in, render, share, sig
 from monosem.rendering.tokens import highlight, token
 
 N_INTERVALS = 11
+"""Evenly spaced intervals of [0, max] from which examples are drawn and shown (Bricken et al. 2023)."""
 
 
 @dataclass(frozen=True, kw_only=True)
