@@ -42,9 +42,9 @@ class Arguments:
     """Folder to write."""
     n_latents: int = 4096
     """Latents of each dictionary."""
-    n_tokens: int = 4_000_000
+    n_tokens: int = 2_000_000
     """Ordinary tokens to train on."""
-    batch_size: int = 4096
+    batch_size: int = 2048
     """Tokens a step."""
     buffer_tokens: int = 2**18
     """Tokens that are captured at once and shuffled together."""

@@ -18,9 +18,9 @@ class TrainConfig:
     """What is trained; widths of 0 are filled in from the site."""
     target: str = ""
     """Where the activations to reconstruct are, for a transcoder; empty: at `site`."""
-    n_tokens: int = 4_000_000
+    n_tokens: int = 2_000_000
     """Ordinary tokens to train on, repeats counted."""
-    batch_size: int = 4096
+    batch_size: int = 2048
     """Tokens a step."""
     buffer_tokens: int = 2**18
     """Tokens that are captured at once and shuffled together."""
@@ -28,7 +28,7 @@ class TrainConfig:
     """Optimiser and schedule."""
     dead_after: int = 10_000_000
     """Tokens without firing after which a latent counts as dead …"""
-    dead_after_share: float = 0.1
+    dead_after_share: float = 0.03
     """… but at most this share of the run, which a short run would otherwise never reach."""
     matmul: Literal["auto", "fp32", "onednn", "bf16"] = "auto"
     """Arithmetic of matrix products; `auto` measures this machine and records its choice."""
