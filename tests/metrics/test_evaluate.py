@@ -1,5 +1,6 @@
 """Every measure of an evaluation, once more by hand: plain loops over `transformers`' own forward."""
 
+import copy
 import json
 import math
 
@@ -10,6 +11,7 @@ import torch
 from monosem.core.errors import ConfigError, ShapeMismatchError, UnknownNameError
 from monosem.dictionaries.baselines import Neurons
 from monosem.dictionaries.relu import ReLU, ReLUConfig
+from monosem.dictionaries.saving import Origin
 from monosem.dictionaries.topk import TopK, TopKConfig
 from monosem.metrics.evaluate import (
     EvaluateConfig,
@@ -273,6 +275,14 @@ def test_sites_of_other_shapes_are_measured_too(site, model, store):
     found = evaluate(dictionary, model, store, SMALL, site=site)
     assert found["site"] == site
     assert 0 < found["fvu"] < 3
+
+
+def test_a_site_may_be_written_without_its_hook(found, dictionary, model, store):
+    written = evaluate(dictionary, model, store, SMALL, site="blocks.0.mlp.post")
+    assert written == found
+    short = copy.deepcopy(dictionary)
+    short.origin = Origin(site="blocks.0.mlp.post", target="blocks.0.mlp.post")
+    assert evaluate(short, model, store, SMALL, site=SITE) == found
 
 
 def test_the_caller_is_left_as_it_was(dictionary, model, store):

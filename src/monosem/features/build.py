@@ -100,7 +100,7 @@ def build_features(
     same inputs is opened as it is, one of others is refused (`ConfigError`); `fresh` replaces both.
     """
     out, config = Path(out), config or FeaturesConfig()
-    place = Place(model, store, record.site_of(dictionary, site))
+    place = Place(model, store, stream.site_of({dictionary.architecture: dictionary}, site))
     place.check()
     record.check_widths(dictionary, place)
     recorded = record.recorded(dictionary, place, out, config)

@@ -19,22 +19,6 @@ from monosem.metrics.stream import Place
 from monosem.text.tokens import TokenStore
 
 
-def site_of(dictionary: Dictionary[Any], site: str | None) -> str:
-    """Return the site to read: the dictionary's own, or the one given where it records none."""
-    own = dictionary.site
-    if not (own or site):
-        raise ConfigError(
-            f"The dictionary `{dictionary.architecture}` does not record its site. "
-            "Name it: `site='blocks.0.mlp.hook_post'`."
-        )
-    if own and site and own != site:
-        raise ConfigError(
-            f"The dictionary `{dictionary.architecture}` was trained at `{own}`, not at `{site}`. "
-            "Leave `site` out, or pass a dictionary of that site."
-        )
-    return own or str(site)
-
-
 def check_widths(dictionary: Dictionary[Any], place: Place) -> None:
     """Raise `ShapeMismatchError` unless the dictionary fits the sites it reads and writes."""
     dictionary.check_width(torch.empty(0, place.width), place.site)

@@ -35,9 +35,11 @@ from monosem.metrics.stream import (
     first,
     on_device,
     ordinary_mean,
+    site_of,
     visit,
 )
 from monosem.models.language_model import LanguageModel
+from monosem.models.site import Site
 from monosem.runtime import matmul
 from monosem.text.tokens import TokenStore
 
@@ -103,7 +105,7 @@ def evaluate_many(
     those dictionaries are not encoded a second time for their density.
     """
     config = config or EvaluateConfig()
-    place = Place(model, store, _site_of(dictionaries, site))
+    place = Place(model, store, site_of(dictionaries, site))
     check(dictionaries, place)
     own = {name: on_device(d, model.device) for name, d in dictionaries.items()}
     if not neurons:
@@ -145,31 +147,13 @@ def check(dictionaries: Mapping[str, AnyDictionary], place: Place) -> None:
                 f"`{place.model.name}` has {place.width}. Choose the model and the site it was trained at."
             )
         target = dictionary.origin.target
-        if dictionary.d_out != dictionary.d_in or target not in ("", place.site):
+        elsewhere = target and Site.parse(target).name != place.site
+        if dictionary.d_out != dictionary.d_in or elsewhere:
             raise ConfigError(
                 f"The dictionary `{name}` reads `{place.site}` and reconstructs "
                 f"`{target or 'another width'}`; only dictionaries that reconstruct what they read "
                 "are evaluated."
             )
-
-
-def _site_of(dictionaries: Mapping[str, AnyDictionary], site: str | None) -> str:
-    if not dictionaries:
-        raise ConfigError("There is no dictionary to evaluate. Pass at least one.")
-    sites = {name: d.site for name, d in dictionaries.items() if d.site}
-    wanted = site or next(iter(sites.values()), "")
-    if not wanted:
-        raise ConfigError(
-            f"The dictionary `{next(iter(dictionaries))}` does not record its site. "
-            "Name it: `site='blocks.0.mlp.hook_post'`."
-        )
-    for name, own in sites.items():
-        if own != wanted:
-            raise ConfigError(
-                f"The dictionary `{name}` was trained at `{own}`, not at `{wanted}`. Evaluate "
-                "dictionaries of one site together, each at its own."
-            )
-    return wanted
 
 
 def _neurons(place: Place, k: int) -> dict[str, AnyDictionary]:

@@ -5,7 +5,7 @@ the whole of it: stores hold corpora one after the other.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from monosem.core.errors import ConfigError
 from monosem.core.progress import progress
 from monosem.dictionaries.base import Dictionary
 from monosem.models.language_model import LanguageModel
+from monosem.models.site import Site
 from monosem.text.tokens import Split, TokenStore
 
 AnyDictionary = Dictionary[Any]
@@ -50,6 +51,26 @@ class Block:
 
     tokens: Int[Tensor, "batch pos"]
     ordinary: Bool[Tensor, "batch pos"]
+
+
+def site_of(dictionaries: Mapping[str, AnyDictionary], site: str | None) -> str:
+    """Return the canonical name of the one site that `dictionaries` read: their own, or else `site`."""
+    if not dictionaries:
+        raise ConfigError("There is no dictionary to read with. Pass at least one.")
+    sites = {name: Site.parse(d.site).name for name, d in dictionaries.items() if d.site}
+    wanted = Site.parse(site).name if site else next(iter(sites.values()), "")
+    if not wanted:
+        raise ConfigError(
+            f"The dictionary `{next(iter(dictionaries))}` does not record its site. "
+            "Name it: `site='blocks.0.mlp.hook_post'`."
+        )
+    for name, own in sites.items():
+        if own != wanted:
+            raise ConfigError(
+                f"The dictionary `{name}` was trained at `{own}`, not at `{wanted}`. Read each at its "
+                "own site; only dictionaries of one site go together."
+            )
+    return wanted
 
 
 def visit(store: TokenStore, split: Split, seed: int) -> Int64[np.ndarray, " n_contexts"]:

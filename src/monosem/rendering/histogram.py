@@ -50,13 +50,7 @@ def svg(
         for i, value in enumerate(values)
         if value > 0
     )
-    lines = Markup("").join(
-        Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}" {3}/>').format(
-            x(mark), _TOP, HEIGHT - _BOTTOM, Markup('stroke="currentColor" stroke-opacity=".25"')
-        )
-        for mark in marks
-        if low <= mark <= high
-    )
+    lines = Markup("").join(_mark(x(mark)) for mark in marks if low <= mark <= high)
     return Markup(
         '<svg class="hist" viewBox="0 0 {} {}" role="img" aria-label="{}" fill="currentColor" '
         'font-size="11" font-family="system-ui, sans-serif">{}{}{}{}</svg>'
@@ -77,6 +71,12 @@ def _bar(left: float, right: float, top: float, span: str, value: float) -> Mark
     return Markup(
         f'<rect class="bar" x="{left + 0.5:.1f}" y="{top:.1f}" width="{width:.1f}" '
         f'height="{height:.1f}"><title>{span}: {value:,.0f}</title></rect>'
+    )
+
+
+def _mark(x: float) -> Markup:
+    return Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}" {3}/>').format(
+        x, _TOP, HEIGHT - _BOTTOM, Markup('stroke="currentColor" stroke-opacity=".25"')
     )
 
 
