@@ -7,7 +7,7 @@ from torch import Tensor
 from monosem.kernels import dispatch, reference, relu_cpu
 from monosem.runtime import matmul
 
-BATCH, D, N = 1100, 24, 64  # three blocks, the last one short
+BATCH, D, N = 2100, 24, 64  # three blocks, the last one short
 L1 = 0.3
 
 

@@ -22,8 +22,8 @@ from monosem.kernels.dense import count_positive, large_empty, policy_type
 from monosem.kernels.pattern import Pattern
 from monosem.kernels.reference import Autoencoded
 
-ROWS = 512
-"""Rows of a block: 4 MB of 4,096 latents in bfloat16."""
+ROWS = 1024
+"""Rows of a block: 8 MB of 4,096 latents in bfloat16."""
 SPARSE = 0.06
 """A block is compressed if at most this share of its latents is positive."""
 
