@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from monosem.core import artifact
-from monosem.core.artifact import is_artifact, read, writing
+from monosem.core.artifact import is_artifact, peek, read, writing
 from monosem.core.errors import (
     ArtifactCorruptError,
     ArtifactKindError,
@@ -95,6 +95,14 @@ def test_damage_is_named(tmp_path, damage):
         (tmp_path / "a" / "config.json").write_text('{"kind"')
     with pytest.raises(ArtifactCorruptError, match="again"):
         read(tmp_path / "a", "thing")
+
+
+def test_peeking_tells_kind_and_hash_and_reads_no_other_file(tmp_path):
+    made = make(tmp_path / "a")
+    (tmp_path / "a" / "data.bin").unlink()
+    assert peek(tmp_path / "a") == ("thing", made.hash)
+    (tmp_path / "a" / "config.json").write_text("[1]")
+    assert peek(tmp_path / "a") == peek(tmp_path / "none") == ("", "")
 
 
 def test_another_kind_is_refused_to_read_and_to_overwrite(tmp_path):

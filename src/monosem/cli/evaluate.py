@@ -19,11 +19,11 @@ from monosem.metrics.evaluate import EvaluateConfig
 from monosem.metrics.record import KIND, evaluation, write_evaluation
 from monosem.models.language_model import LanguageModel
 from monosem.rendering import table
+from monosem.text.store import KIND as TOKENS
 from monosem.text.tokens import TokenStore
 from monosem.training.run import KIND as RUN
 from monosem.training.run import TrainingRun
 
-TOKENS = "token store"
 PLACES = (Path("runs"), Path("runs/demo"))
 """Where token stores usually lie, besides beside the run."""
 
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
 
 def open_dictionaries(folder: Path) -> dict[str, Dictionary[Any]]:
     """Return the dictionaries of a training run, or the one at `folder`, by name."""
-    kind = kind_of(folder)
+    kind, _ = artifact.peek(folder)
     if kind == RUN:
         run = TrainingRun.open(folder)
         return {name: run[name] for name in run}
@@ -131,21 +131,12 @@ def open_store(
         return TokenStore.open(path)
     wanted = next((d.origin.tokens for d in dictionaries.values() if d.origin.tokens), "")
     for candidate in _near(folder):
-        if wanted and kind_of(candidate) == TOKENS and _hash(candidate) == wanted:
+        if wanted and artifact.peek(candidate) == (TOKENS, wanted):
             return TokenStore.open(candidate)
     raise ConfigError(
         f"The token store that `{folder}` was trained on ({wanted or 'not recorded'}) does not lie "
         "beside it or in `runs/`. Pass `--tokens`."
     )
-
-
-def kind_of(folder: Path) -> str:
-    """Return the kind of artifact at `folder`, or nothing."""
-    try:
-        data = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return ""
-    return str(cast(Json, data).get("kind", "")) if isinstance(data, dict) else ""
 
 
 def report(results: Json) -> str:
@@ -233,10 +224,6 @@ def _near(folder: Path) -> Iterator[Path]:
     places: Sequence[Path] = (here.parent, here.parent.parent, *PLACES)
     for place in places:
         yield from sorted(p for p in place.glob("*") if p.is_dir())
-
-
-def _hash(folder: Path) -> str:
-    return artifact.read(folder, TOKENS).hash
 
 
 if __name__ == "__main__":

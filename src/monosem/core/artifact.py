@@ -104,8 +104,23 @@ def read(path: Path, kind: str) -> Artifact:
         summary=data.get("summary", {}),
         provenance=data["provenance"],
         files=files,
-        hash=content_hash([kind, data["config"], files]),
+        hash=_identity(kind, data),
     )
+
+
+def peek(path: Path) -> tuple[str, str]:
+    """Return kind and hash of the artifact at `path` as its `config.json` says; "" for both if none.
+
+    Nothing is checked and no other file is read: for looking around among folders.
+    """
+    try:
+        data = json.loads((Path(path) / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return "", ""
+    if not isinstance(data, dict) or not {"kind", "config", "files"} <= set(cast(Json, data)):
+        return "", ""
+    found = cast(Json, data)
+    return str(found["kind"]), _identity(str(found["kind"]), found)
 
 
 def is_artifact(path: Path, kind: str) -> bool:
@@ -248,6 +263,10 @@ def _parse(path: Path, kind: str) -> Json:
             "Read it with the version that wrote it, or make it again."
         )
     return found
+
+
+def _identity(kind: str, data: Json) -> str:
+    return content_hash([kind, data["config"], data["files"]])
 
 
 def _check_file(folder: Path, name: str, entry: Json) -> None:
