@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -40,10 +40,8 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Parse, train, print the losses beside the n-gram models'."""
-    given = tyro.cli(Arguments, prog="monosem pretrain", args=arguments)
-    shape = preset(given.preset)
-    if given.run.model != PretrainConfig().model:
-        shape = given.run.model
+    given = parsed(arguments)
+    config, shape = given.run, given.run.model
     check_target(given.out, KIND)
     store = TokenStore.open(given.tokens)
     if store.context > shape.context:
@@ -51,7 +49,6 @@ def main(arguments: list[str]) -> int:
             f"`{given.tokens}` has contexts of {store.context} tokens; preset `{given.preset}` takes at "
             f"most {shape.context}. Make the tokens with `--context {shape.context}`."
         )
-    config = replace(given.run, model=shape)
     folder = pretrain(config, store, given.out, device=resolve(given.device), fresh=given.fresh)
     summary = read(given.out, KIND).summary
     if given.json:
@@ -60,6 +57,13 @@ def main(arguments: list[str]) -> int:
     print(f"A language model of {summary['n_parameters']:,} parameters: {folder}")
     print(_table(summary))
     return 0
+
+
+def parsed(arguments: list[str]) -> Arguments:
+    """Return the arguments, with the options of a shape on top of the preset that they name."""
+    named = tyro.cli(Arguments, prog="monosem pretrain", args=arguments).preset
+    default = Arguments(preset=named, run=PretrainConfig(model=preset(named)))
+    return tyro.cli(Arguments, prog="monosem pretrain", args=arguments, default=default)
 
 
 def _table(summary: Json) -> str:
