@@ -31,6 +31,7 @@ from monosem.metrics.record import write_evaluation
 from monosem.models.language_model import LanguageModel
 from monosem.runtime.device import resolve
 from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
+from monosem.training.optim import OptimConfig
 from monosem.training.pretrain import PretrainConfig, pretrain
 from monosem.training.trainer import TrainConfig, TrainingRun, train
 
@@ -38,6 +39,11 @@ SITE = "blocks.0.mlp.hook_post"
 SECONDS = "seconds.json"
 CONTEXT = 128
 """Tokens a context, unless the language model takes fewer."""
+
+LR, DEAD_AFTER_SHARE, L1 = 4e-4, 0.015, 0.007
+"""For a run of a minute: a rate that leaves few latents dead, helped early (sweep in dev/LOG.md)."""
+NEURON_TOKENS = 500_000
+"""Neurons fire often: a quarter of the tokens gives them more examples than a latent has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ class Arguments:
     """Folder of the stages, of `metrics.json` and of `report.html`."""
     n_latents: int = 4096
     """Latents of each dictionary."""
-    n_tokens: int = 4_000_000
+    n_tokens: int = 1_200_000
     """Tokens to train the dictionaries on."""
     n_density_tokens: int = 2_000_000
     """Tokens over which firings are counted, and from which features are built."""
@@ -139,9 +145,11 @@ class Demo:
             site=SITE,
             dictionaries=(
                 TopKConfig(n_latents=given.n_latents, k=16, seed=given.seed),
-                ReLUConfig(n_latents=given.n_latents, seed=given.seed),
+                ReLUConfig(n_latents=given.n_latents, l1=L1, seed=given.seed),
             ),
             n_tokens=given.n_tokens,
+            optim=OptimConfig(lr=LR),
+            dead_after_share=DEAD_AFTER_SHARE,
             seed=given.seed,
         )
         title = (
@@ -170,10 +178,15 @@ class Demo:
         self, run: TrainingRun, model: LanguageModel, store: TokenStore
     ) -> dict[str, FeatureDatabase]:
         """Collect the evidence on every latent of topk, and on every neuron."""
-        config = FeaturesConfig(n_tokens=self.given.n_density_tokens, seed=self.given.seed)
+        n_tokens = self.given.n_density_tokens
         neurons = Neurons.of_width(model.width(SITE))
+        parts = (
+            ("topk", run["topk"], n_tokens),
+            ("neurons", neurons, min(n_tokens, NEURON_TOKENS)),
+        )
         found: dict[str, FeatureDatabase] = {}
-        for name, dictionary in (("topk", run["topk"]), ("neurons", neurons)):
+        for name, dictionary, count in parts:
+            config = FeaturesConfig(n_tokens=count, seed=self.given.seed)
             folder = self.out / "features" / name
             title = f"Collecting examples, logits and neighbours of every latent of {name}"
             with self.stage(f"features {name}", folder, title):
