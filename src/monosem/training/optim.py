@@ -51,10 +51,8 @@ class OptimConfig:
     def lr_at(self, step: int, n_steps: int, n_latents: int) -> float:
         """Return the learning rate of the step that follows `step` steps.
 
-        >>> [
-        ...     round(OptimConfig(warmup=0.2, decay=0.4).lr_at(s, 10, 2**14) * 1e4, 2)
-        ...     for s in range(10)
-        ... ]
+        >>> config = OptimConfig(lr=2e-4, warmup=0.2, decay=0.4)
+        >>> [round(config.lr_at(s, 10, 2**14) * 1e4, 2) for s in range(10)]
         [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 1.0, 0.5]
         """
         peak = self.lr / (n_latents / 2**14) ** 0.5
