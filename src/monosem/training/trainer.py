@@ -167,8 +167,8 @@ class _Training:
             for learner in self.learners:
                 learner.dictionary.folded(scale).save(
                     folder / learner.name,
-                    site=config.site,
-                    target=config.target,
+                    site=self.model.check_site(config.site).name,
+                    target=self.model.check_site(config.target).name if config.target else "",
                     model=f"{self.model.name} {self.model.hash}",
                     tokens=store.hash,
                     metrics=self.last[learner.name],
