@@ -174,13 +174,11 @@ def test_batches_of_any_size_give_the_same_measures(found, dictionary, model, st
     assert other["n_dead"] == found["n_dead"]
 
 
-class Fixed(Neurons, name="fixed-for-tests", config=Neurons.config_type):
-    """Reconstructs the same vector whatever it reads."""
-
-    vector = torch.zeros(24)
-
-    def decode(self, latents):
-        return self.vector.expand(len(latents), -1)
+def fixed(vector):
+    """A dictionary that reconstructs the same vector whatever it reads; nothing is registered."""
+    dictionary = Neurons.of_width(len(vector))
+    dictionary.decode = lambda latents: vector.expand(len(latents), -1)
+    return dictionary
 
 
 def test_the_identity_explains_and_recovers_everything(model, store):
@@ -193,7 +191,7 @@ def test_the_identity_explains_and_recovers_everything(model, store):
 
 
 def test_a_dictionary_of_zeros_recovers_nothing_of_the_zero_ablation(model, store):
-    found = evaluate(Fixed.of_width(24), model, store, SMALL, site=SITE)
+    found = evaluate(fixed(torch.zeros(24)), model, store, SMALL, site=SITE)
     assert found["delta_ce"] == pytest.approx(found["gap_zero"])
     assert found["loss_recovered_zero"] == pytest.approx(0, abs=1e-6)
     assert found["fvu"] > 1
@@ -203,9 +201,7 @@ def test_a_dictionary_of_zeros_recovers_nothing_of_the_zero_ablation(model, stor
 
 def test_a_dictionary_of_the_mean_recovers_nothing_of_the_mean_ablation(model, store):
     place_mean = mean_of(model, store)
-    constant = Fixed.of_width(24)
-    constant.vector = place_mean
-    found = evaluate(constant, model, store, SMALL, site=SITE)
+    found = evaluate(fixed(place_mean), model, store, SMALL, site=SITE)
     assert found["gap_mean"] > 0.05
     assert found["loss_recovered_mean"] == pytest.approx(0, abs=1e-5)
     assert found["fvu"] == pytest.approx(1, abs=0.05)  # training mean, held-out text

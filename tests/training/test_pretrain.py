@@ -134,12 +134,41 @@ def test_a_finished_run_is_reused_and_another_is_refused(store, tmp_path, monkey
 
 
 def test_a_checkpoint_of_other_settings_is_refused(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(module._Run, "_one_step", lambda *_: signal.raise_signal(signal.SIGINT))
+    def interrupting(*_):
+        signal.raise_signal(signal.SIGINT)
+        return torch.zeros(())
+
+    monkeypatch.setattr(module._Run, "_one_step", interrupting)
     with pytest.raises(KeyboardInterrupt):
         pretrain(CONFIG, store, tmp_path / "lm")
     other = PretrainConfig(model=SHAPE, n_tokens=CONFIG.n_tokens, batch_contexts=8)
     with pytest.raises(ResumeError, match="--fresh"):
         pretrain(other, store, tmp_path / "lm")
+
+
+def test_fresh_throws_an_interrupted_run_away(store, tmp_path, monkeypatch):
+    def interrupting(*_):
+        signal.raise_signal(signal.SIGINT)
+        return torch.zeros(())
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(module._Run, "_one_step", interrupting)
+        pretrain(CONFIG, store, tmp_path / "lm")
+    other = replace(CONFIG, seed=1)
+    folder = pretrain(other, store, tmp_path / "lm", fresh=True)
+    whole = weights(pretrain(other, store, tmp_path / "whole"))
+    assert all(torch.equal(whole[k], v) for k, v in weights(folder).items())
+
+
+def test_a_store_without_heldout_text_is_refused_before_work(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("the ant sees the bee. " * 400)
+    config = TokensConfig(
+        corpora=(str(tmp_path / "a.txt"),), tokenizer="train:270", context=32, heldout_share=0.0
+    )
+    store = build_token_store(config, tmp_path / "tokens")
+    monkeypatch.setattr(module._Run, "train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match="held-out"):
+        pretrain(CONFIG, store, tmp_path / "lm")
 
 
 def test_contexts_longer_than_the_model_are_refused(store, tmp_path):

@@ -22,7 +22,7 @@ def draw(
 
     Each at most once while there are enough of them with a loss above zero.
     """
-    weights = losses.double().cpu().square()
+    weights = losses.cpu().double().square()  # MPS has no doubles
     weights = weights if bool((weights > 0).any()) else torch.ones_like(weights)
     repeats = int((weights > 0).sum()) < n
     return torch.multinomial(weights, n, replacement=repeats, generator=generator).to(losses.device)

@@ -12,6 +12,7 @@ a checkpoint holds weights, Adam's moments and the step, and a resumed run is th
 import itertools
 import math
 import shutil
+import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from monosem.models.language_model import LanguageModel
 from monosem.models.loading import no_bar
 from monosem.models.small import SmallModelConfig, build
 from monosem.runtime.checkpoint import load_checkpoint, save_checkpoint
+from monosem.runtime.interruption import interruption
 from monosem.runtime.runlog import RunLog
 from monosem.text.store import TokenStore
 
@@ -115,14 +117,24 @@ def pretrain(
             f"The token store has contexts of {store.context} tokens, the model takes at most "
             f"{config.model.context}. Make the tokens with `--context {config.model.context}`."
         )
+    if store.n_contexts("heldout") == 0:
+        raise ConfigError(
+            "The token store holds no held-out text to validate on. Make it with `--heldout-share 0.1`."
+        )
+    checkpoints = out.with_name(f"{out.name}.checkpoint")
+    if fresh and checkpoints.exists():
+        shutil.rmtree(checkpoints)
     if not fresh and is_artifact(out, KIND):
         if read(out, KIND).summary["identity"] == identity:
+            if checkpoints.exists():  # killed between finishing and tidying up
+                shutil.rmtree(checkpoints)
+            sys.stderr.write(f"`{out}` is already there; used again.\n")
             return out / "model"
         raise ArtifactKindError(
             f"`{out}` already holds a language model of other settings or tokens. "
             "Choose another folder, or pass `--fresh` to replace it."
         )
-    run = _Run(config, store, out, device or torch.device("cpu"), identity, fresh)
+    run = _Run(config, store, out, device or torch.device("cpu"), identity)
     run.train(checkpoint_seconds)
     return run.finish()
 
@@ -199,7 +211,6 @@ class _Run:
         out: Path,
         device: torch.device,
         identity: str,
-        fresh: bool,
     ) -> None:
         self.config, self.store, self.out, self.identity = config, store, out, identity
         self.device = device
@@ -223,7 +234,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
         self.step, self.seconds = 0, 0.0
         self.bf16 = False
-        state = None if fresh else load_checkpoint(self.folder)
+        state = load_checkpoint(self.folder)
         if state is None:
             self.bf16 = self._choose_precision()
         else:
@@ -239,24 +250,23 @@ class _Run:
         snapshots = set(snapshot_steps(self.n_steps, self.config.n_snapshots))
         saved = started = time.monotonic()
         before = self.seconds
-        try:
-            with progress("pretraining", self.n_steps) as bar:
-                bar.advance(self.step)
-                while self.step < self.n_steps:
-                    chosen = [train[i] for i in itertools.islice(order, self.config.batch_contexts)]
-                    loss = self._one_step(chosen)
-                    self.step += 1
-                    self.seconds = before + time.monotonic() - started
-                    if self.step % LOG_EVERY == 0 or self.step in (1, self.n_steps):
-                        bar.advance(LOG_EVERY, loss=self._note(loss))
-                    if self.step in snapshots:
-                        self._snapshot()
-                    if time.monotonic() - saved > checkpoint_seconds:
-                        self._save()
-                        saved = time.monotonic()
-        except KeyboardInterrupt:
-            self._save()
-            raise
+        with interruption() as interrupted, progress("pretraining", self.n_steps) as bar:
+            bar.advance(self.step)
+            while self.step < self.n_steps:
+                chosen = [train[i] for i in itertools.islice(order, self.config.batch_contexts)]
+                loss = self._one_step(chosen)
+                self.step += 1
+                self.seconds = before + time.monotonic() - started
+                if self.step % LOG_EVERY == 0 or self.step in (1, self.n_steps):
+                    bar.advance(LOG_EVERY, loss=self._note(loss))
+                if self.step in snapshots:
+                    self._snapshot()
+                if interrupted():
+                    self._save()
+                    raise KeyboardInterrupt
+                if time.monotonic() - saved > checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
         self._save()
 
     def finish(self) -> Path:
