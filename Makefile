@@ -32,10 +32,10 @@ $(STAMP): .venv/torch pyproject.toml
 	@touch $@
 
 test: install
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' -n 2
 
 test-slow: install
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2
 
 check: install
 	$(BIN)/ruff check .

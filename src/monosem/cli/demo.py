@@ -42,6 +42,8 @@ CONTEXT = 128
 
 LR, DEAD_AFTER_SHARE, L1 = 4e-4, 0.015, 0.007
 """For a run of a minute: a rate that leaves few latents dead, helped early (sweep in dev/LOG.md)."""
+LOSS_TOKENS = 32_768
+"""Held-out tokens on which losses are compared."""
 NEURON_TOKENS = 500_000
 """Neurons fire often: a quarter of the tokens gives them more examples than a latent has."""
 
@@ -164,7 +166,9 @@ class Demo:
     def evaluate(self, run: TrainingRun, model: LanguageModel, store: TokenStore) -> Json:
         """Measure both dictionaries, the neurons beside them, and the model beside n-grams."""
         folder = self.out / "evaluation"
-        config = EvaluateConfig(n_density_tokens=self.given.n_density_tokens)
+        config = EvaluateConfig(
+            n_loss_tokens=LOSS_TOKENS, n_density_tokens=self.given.n_density_tokens
+        )
         dictionaries = {name: run[name] for name in run}
         with self.stage("evaluate", folder, "Measuring them on held-out text"):
             results = write_evaluation(
