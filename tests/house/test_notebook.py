@@ -12,8 +12,8 @@ SMALLER = {
     '"1L-a"': '"./small"',
     'corpora=("python",)': 'corpora=("notes",), context=32',
     "n_latents=4096, k=16": "n_latents=64, k=4",
-    "n_tokens=4_000_000": "n_tokens=20_000, batch_size=512, buffer_tokens=8192",
-    "2_000_000": "10_000",
+    "n_tokens=1_000_000": "n_tokens=20_000, batch_size=512, buffer_tokens=8192",
+    "500_000": "10_000",
 }
 
 
