@@ -5,7 +5,6 @@ Ten features are chosen for their evidence and twenty drawn at random, failures 
 a page of chosen examples alone says nothing of a dictionary.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def write_report(
         seed=seed,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial = out.with_name(f".{out.name}.partial")  # a killed writer's is written over
     partial.write_text(document, encoding="utf-8")
     partial.replace(out)
     return out
