@@ -50,6 +50,16 @@ def test_a_recipe_builds_offline_and_fits_its_model(
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
+def test_a_recipe_is_set_for_a_long_run(name: str) -> None:
+    run = recipe(name).train
+    (config,) = run.dictionaries
+    peak = 2e-4 / (config.n_latents / 2**14) ** 0.5
+    rates = [run.optim.lr_at(step, run.n_steps, config.n_latents) for step in (499, 1000, 2000)]
+    assert rates == pytest.approx([peak / 2, peak, peak], rel=1e-3)
+    assert run.batch_size == 4096
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_a_recipe_survives_being_written_down(name: str) -> None:
     assert from_json(Recipe, to_json(recipe(name))) == recipe(name)
 

@@ -8,6 +8,11 @@ run = train(recipe.train, model, store, "runs/dictionaries")
 They differ from one another in what is read; vary one with `dataclasses.replace`. Widths and k are
 starting points for one GPU: Gao et al. 2024, arXiv:2406.04093, section 3.1, take k = 32 at 32 latents
 a dimension for GPT-2 small.
+
+The defaults of `TrainConfig` are for a thousand steps; these runs have 73,243. Their peak learning
+rate is Gao et al.'s 2e-4 / sqrt(n_latents / 2^14), which dictionary_learning takes for its TopK too,
+with its warm-up of 1,000 steps and a decay over the last fifth; 4,096 tokens a step is the batch of
+SAELens and of the GPT-2 dictionaries of Dunefsky et al. 2024, arXiv:2406.11944.
 """
 
 from collections.abc import Callable
@@ -16,7 +21,15 @@ from dataclasses import dataclass
 from monosem.core.errors import unknown_name
 from monosem.dictionaries.topk import TopKConfig
 from monosem.text.store import TokensConfig
+from monosem.training.optim import OptimConfig
 from monosem.training.settings import TrainConfig
+
+N_TOKENS = 300_000_000
+"""Ordinary tokens of a run, repeats counted."""
+BATCH_SIZE = 4096
+"""Tokens a step."""
+OPTIM = OptimConfig(lr=2e-4, warmup=1000 * BATCH_SIZE / N_TOKENS, decay=0.2)
+"""Optimiser and schedule of a long run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +56,9 @@ def gpt2_small_resid() -> Recipe:
         train=TrainConfig(
             site="blocks.8.hook_resid_pre",
             dictionaries=(TopKConfig(n_latents=24_576, k=32),),
-            n_tokens=300_000_000,
+            n_tokens=N_TOKENS,
+            batch_size=BATCH_SIZE,
+            optim=OPTIM,
             buffer_tokens=2**20,
         ),
     )
@@ -61,7 +76,9 @@ def pythia_70m_resid() -> Recipe:
         train=TrainConfig(
             site="blocks.3.hook_resid_post",
             dictionaries=(TopKConfig(n_latents=16_384, k=32),),
-            n_tokens=300_000_000,
+            n_tokens=N_TOKENS,
+            batch_size=BATCH_SIZE,
+            optim=OPTIM,
             buffer_tokens=2**20,
         ),
     )
@@ -80,7 +97,9 @@ def gelu_mlp() -> Recipe:
         train=TrainConfig(
             site="blocks.0.mlp.hook_post",
             dictionaries=(TopKConfig(n_latents=24_576, k=32),),
-            n_tokens=300_000_000,
+            n_tokens=N_TOKENS,
+            batch_size=BATCH_SIZE,
+            optim=OPTIM,
             buffer_tokens=2**19,
         ),
     )
