@@ -1,11 +1,15 @@
 import json
+import shlex
+from dataclasses import replace
 
 import pytest
 
 from monosem import cli
-from monosem.cli.train import _all_arguments, configurations, main
+from monosem.cli import train as verb
+from monosem.cli.train import Arguments, configuration, configurations, main, parsed
 from monosem.core.errors import ConfigError, TokenizerMismatchError, UnknownNameError
 from monosem.text.tokens import TokensConfig, build_token_store
+from monosem.training.recipes import RECIPES, Recipe, recipe
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +26,8 @@ def options(folder, tokens, out) -> list[str]:
     return f"{words} --buffer-tokens 1024 --matmul fp32 --device cpu --n-latents 32".split()
 
 
-def given(**knobs):
-    kind = _all_arguments()
-    return kind(**knobs)
+def asked(*words: str):
+    return configuration(*parsed(list(words)))
 
 
 def test_two_architectures_train_side_by_side(folder, store, tmp_path, capsys):
@@ -41,9 +44,8 @@ def test_two_architectures_train_side_by_side(folder, store, tmp_path, capsys):
 
 
 def test_a_knob_reaches_the_architectures_that_have_it():
-    topk, relu = configurations(
-        given(dictionaries=("topk", "relu"), n_latents=64, k=8, l1=0.5, seed=3)
-    )
+    given = Arguments(dictionaries=("topk", "relu"), n_latents=64, seed=3)
+    topk, relu = configurations(given, {"k": 8, "l1": 0.5})
     assert (topk.k, topk.n_latents, topk.seed) == (8, 64, 3)
     assert (relu.l1, relu.n_latents, relu.seed) == (0.5, 64, 3)
     assert relu.resample_at == type(relu)().resample_at
@@ -51,7 +53,7 @@ def test_a_knob_reaches_the_architectures_that_have_it():
 
 def test_a_knob_that_no_architecture_has_is_refused():
     with pytest.raises(ConfigError, match=r"No `l1` in topk\. Leave `--l1` out"):
-        configurations(given(dictionaries=("topk",), l1=0.1))
+        configurations(Arguments(dictionaries=("topk",)), {"l1": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,81 @@ def test_a_knob_that_no_architecture_has_is_refused():
 )
 def test_an_unknown_architecture_is_refused_with_the_nearest(names, error, words):
     with pytest.raises(error, match=words):
-        configurations(given(dictionaries=names))
+        configurations(Arguments(dictionaries=names), {})
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_recipe_is_what_is_trained(name):
+    given, knobs = parsed(["--recipe", name])
+    assert configuration(given, knobs) == recipe(name).train
+    assert given.model == recipe(name).model
+
+
+def test_an_option_beside_a_recipe_overrides_it_and_nothing_else():
+    named = recipe("gelu-mlp").train
+    words = "--n-latents 512 --k 8 --optim.lr 1e-3 --n-tokens 9999 --batch-size 2048 --seed 0"
+    run = asked("--recipe", "gelu-mlp", *words.split())
+    topk = replace(named.dictionaries[0], n_latents=512, k=8)
+    optim = replace(named.optim, lr=1e-3)
+    assert run == replace(
+        named, dictionaries=(topk,), optim=optim, n_tokens=9999, batch_size=2048
+    )  # 2048 is the default without a recipe: given, it stands all the same
+
+
+def test_another_architecture_beside_a_recipe_keeps_its_own_knobs():
+    topk, relu = asked(
+        "--recipe", "gelu-mlp", "--dictionaries", "topk", "relu", "--l1", "0.1"
+    ).dictionaries
+    assert topk == recipe("gelu-mlp").train.dictionaries[0]
+    assert (relu.l1, relu.n_latents) == (0.1, 24_576)
+    with pytest.raises(ConfigError, match="No `k` in relu"):
+        asked("--recipe", "gelu-mlp", "--dictionaries", "relu", "--k", "8")
+
+
+def test_the_help_names_the_recipes_and_an_unknown_one_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in RECIPES)
+    assert cli.main(["train", "--recipe", "gelu-mpl"]) == 2
+    assert "Did you mean `gelu-mlp`" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_recipe(folder, store, tmp_path, monkeypatch) -> Recipe:
+    """A recipe of the small model and of text that lies here, in a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()
+    for i in range(40):
+        (tmp_path / f"notes/{i}.txt").write_text(f"the ant {i}. the bee {i}. " * 40)
+    long = recipe("gelu-mlp")
+    topk = replace(long.train.dictionaries[0], n_latents=32, k=4)
+    run = replace(long.train, dictionaries=(topk,), n_tokens=1024, batch_size=128)
+    text = TokensConfig(corpora=("notes",), tokenizer=str(folder), context=32)
+    small = Recipe(model=str(folder), tokens=text, train=replace(run, buffer_tokens=1024))
+    monkeypatch.setitem(RECIPES, "small", lambda: small)
+    return small
+
+
+def test_a_recipe_reads_its_own_text_and_says_how_to_make_it(small_recipe, store, capsys):
+    arguments = ["--recipe", "small", "--matmul", "fp32", "--device", "cpu", "--json"]
+    assert cli.main(["train", *arguments]) == 2
+    said = capsys.readouterr().err
+    command = said[said.index("`monosem tokens") + 1 :].partition("`")[0]
+    assert cli.main([*shlex.split(command)[1:], "--out", "runs/tokens"]) == 0
+    capsys.readouterr()
+    assert cli.main(["train", *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["dictionaries"]["topk"]["l0"] <= 4
+
+
+def test_other_text_than_a_recipe_s_is_read_only_where_it_is_named(
+    small_recipe, store, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(verb, "TOKENS", store.path)
+    arguments = ["train", "--recipe", "small", "--matmul", "fp32", "--device", "cpu"]
+    assert cli.main(arguments) == 2
+    assert "does not hold the text of the recipe `small`" in capsys.readouterr().err
+    assert cli.main([*arguments, "--tokens", str(store.path)]) == 0
 
 
 def test_k_above_the_latents_is_refused_before_anything_is_opened(capsys):

@@ -1,13 +1,15 @@
 """`monosem train`: train dictionaries on live activations of a model.
 
 Every knob of every architecture is an option under its own name (`--k`, `--l1`); it is set in each
-chosen dictionary that has it, and refused if none has.
+chosen dictionary that has it, and refused if none has. A recipe sets the defaults of a call: what
+is given beside it stands.
 """
 
 import ast
 import dataclasses
 import inspect
 import json
+import shlex
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,33 +17,30 @@ from typing import Annotated, Any, Literal, cast, get_type_hints
 
 import tyro
 
-from monosem.core.errors import ConfigError, unknown_name
+from monosem.core.errors import ArtifactMissingError, ConfigError, unknown_name
 from monosem.dictionaries.base import DictionaryConfig, architectures
 from monosem.models.language_model import LanguageModel
 from monosem.rendering.table import text as text_table
-from monosem.text.tokens import TokenStore
+from monosem.text.tokens import TokensConfig, TokenStore
 from monosem.training.optim import OptimConfig
+from monosem.training.recipes import RECIPES, Recipe, recipe
 from monosem.training.trainer import TrainConfig, TrainingRun, train
+
+TOKENS = Path("runs/tokens")
+_RECIPE = (
+    f"Take model, site, dictionaries, length and schedule from a recipe ({', '.join(RECIPES)}); "
+    "options given beside it override it."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Train one or several sparse dictionaries on one stream of live activations."""
+class RunArguments:
+    """What is read, for how long, and how it is learnt."""
 
-    dictionaries: tuple[str, ...] = ("topk",)
-    """Architectures to train side by side, such as `topk relu`."""
-    model: str = "1L-a"
-    """An embedded model, a folder, or a name on the hub."""
-    tokens: Path = Path("runs/tokens")
-    """Token store to read; its train split is used."""
     site: str = "blocks.0.mlp.hook_post"
     """Where activations are read."""
     target: str = ""
     """Where the activations to reconstruct are, for a transcoder; empty: at `site`."""
-    out: Path = Path("runs/train")
-    """Folder to write."""
-    n_latents: int = 4096
-    """Latents of each dictionary."""
     n_tokens: int = 2_000_000
     """Ordinary tokens to train on."""
     batch_size: int = 2048
@@ -52,6 +51,24 @@ class Arguments:
     """Optimiser and schedule."""
     matmul: Literal["auto", "fp32", "onednn", "bf16"] = "auto"
     """Arithmetic of matrix products; auto asks the machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train one or several sparse dictionaries on one stream of live activations."""
+
+    recipe: Annotated[str, tyro.conf.arg(help=_RECIPE)] = ""
+    dictionaries: tuple[str, ...] = ("topk",)
+    """Architectures to train side by side, such as `topk relu`."""
+    n_latents: int = 4096
+    """Latents of each dictionary."""
+    model: str = "1L-a"
+    """An embedded model, a folder, or a name on the hub."""
+    tokens: Path | None = None
+    """Token store to read, its train split; left out, runs/tokens, which must hold a recipe's text."""
+    run: Annotated[RunArguments, tyro.conf.arg(name="")] = field(default_factory=RunArguments)
+    out: Path = Path("runs/train")
+    """Folder to write."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     seed: int = 0
@@ -64,19 +81,9 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Parse, train, print what came out."""
-    given = cast(Any, tyro.cli(_all_arguments(), prog="monosem train", args=arguments))
-    config = TrainConfig(
-        site=given.site,
-        target=given.target,
-        dictionaries=configurations(given),
-        n_tokens=given.n_tokens,
-        batch_size=given.batch_size,
-        buffer_tokens=given.buffer_tokens,
-        optim=given.optim,
-        matmul=given.matmul,
-        seed=given.seed,
-    )
-    store = TokenStore.open(given.tokens)
+    given, knobs = parsed(arguments)
+    config = configuration(given, knobs)
+    store = _store(given)
     model = LanguageModel.load(given.model, device=given.device)
     run = train(config, model, store, given.out, fresh=given.fresh)
     if given.json:
@@ -86,21 +93,41 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def configurations(given: Arguments) -> tuple[DictionaryConfig, ...]:
+def parsed(arguments: list[str]) -> tuple[Arguments, dict[str, Any]]:
+    """Return the arguments, on top of the recipe that they name, and the knobs that were given."""
+    kind = _all_arguments()
+    given = cast(Any, tyro.cli(kind, prog="monosem train", args=arguments))
+    if given.recipe:
+        default = kind(**_of_recipe(given.recipe, recipe(given.recipe)))
+        given = cast(Any, tyro.cli(kind, prog="monosem train", args=arguments, default=default))
+    knobs = {f.name: getattr(given.knobs, f.name) for f in dataclasses.fields(given.knobs)}
+    return given, {name: value for name, value in knobs.items() if value is not None}
+
+
+def configuration(given: Arguments, knobs: dict[str, Any]) -> TrainConfig:
+    """Return the run that is asked for; what has no option is as in the recipe."""
+    named = recipe(given.recipe).train if given.recipe else None
+    dictionaries = configurations(given, knobs, () if named is None else named.dictionaries)
+    own = {f.name: getattr(given.run, f.name) for f in dataclasses.fields(given.run)}
+    own |= {"dictionaries": dictionaries, "seed": given.seed}
+    return TrainConfig(**own) if named is None else dataclasses.replace(named, **own)
+
+
+def configurations(
+    given: Arguments, knobs: dict[str, Any], of_recipe: tuple[DictionaryConfig, ...] = ()
+) -> tuple[DictionaryConfig, ...]:
     """Return one configuration for each named architecture, with the knobs that were given."""
     known = {name: kind for name, kind in architectures().items() if kind.trainable}
-    knobs = {name: getattr(given, name) for name in _knobs()}
-    set_knobs = {name: value for name, value in knobs.items() if value is not None}
+    set_before = {config.architecture: config for config in reversed(of_recipe)}
     configs: list[DictionaryConfig] = []
     for name in given.dictionaries:
         if name not in known:
             raise unknown_name("architecture", name, known)
-        kind = known[name].config_type
-        own = {
-            k: v for k, v in set_knobs.items() if k in {f.name for f in dataclasses.fields(kind)}
-        }
-        configs.append(kind(n_latents=given.n_latents, seed=given.seed, **own))
-    for name in set_knobs:
+        base = set_before.get(name) or known[name].config_type()
+        own = {knob: value for knob, value in knobs.items() if hasattr(base, knob)}
+        own |= {"n_latents": given.n_latents, "seed": given.seed}
+        configs.append(dataclasses.replace(base, **own))
+    for name in knobs:
         if not any(hasattr(config, name) for config in configs):
             option = name.replace("_", "-")
             raise ConfigError(
@@ -109,14 +136,69 @@ def configurations(given: Arguments) -> tuple[DictionaryConfig, ...]:
     return tuple(configs)
 
 
+def _of_recipe(name: str, chosen: Recipe) -> dict[str, Any]:
+    """Return the arguments that a recipe sets."""
+    run, first = chosen.train, chosen.train.dictionaries[0]
+    own = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunArguments)}
+    return {
+        "recipe": name,
+        "dictionaries": tuple(config.architecture for config in run.dictionaries),
+        "n_latents": first.n_latents,
+        "model": chosen.model,
+        "run": RunArguments(**own),
+        "seed": run.seed,
+    }
+
+
+def _store(given: Arguments) -> TokenStore:
+    """Return the store that was named, or the usual one; the usual one must hold a recipe's text."""
+    if given.tokens is not None or not given.recipe:
+        return TokenStore.open(given.tokens or TOKENS)
+    wanted = recipe(given.recipe).tokens
+    make = f"`{_command(wanted)}`"
+    try:
+        store = TokenStore.open(TOKENS)
+    except ArtifactMissingError as error:
+        raise ArtifactMissingError(
+            f"There is no token store at `{TOKENS}`. Make the recipe's: {make}, or name another with "
+            "`--tokens`."
+        ) from error
+    if store.config != wanted:
+        raise ConfigError(
+            f"`{TOKENS}` does not hold the text of the recipe `{given.recipe}`. To read it all the "
+            f"same, name it: `--tokens {TOKENS}`; the recipe's is made by {make} into another folder."
+        )
+    return store
+
+
+def _command(config: TokensConfig) -> str:
+    """Return the command that makes the token store of `config`."""
+    words = ["monosem", "tokens"]
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if value != f.default:
+            values = cast(tuple[Any, ...], value if isinstance(value, tuple) else (value,))
+            words += [f"--{f.name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
 def _all_arguments() -> type:
     """Return `Arguments` with one more option for each knob of an architecture."""
-    extra = [
-        (name, Annotated[hint | None, tyro.conf.arg(help=text)], field(default=None))
-        for name, (hint, text) in _knobs().items()
-    ]
+    knobs = dataclasses.make_dataclass(
+        "Knobs",
+        [
+            (name, Annotated[hint | None, tyro.conf.arg(help=text)], field(default=None))
+            for name, (hint, text) in _knobs().items()
+        ],
+        frozen=True,
+        kw_only=True,
+    )
+    knobs.__doc__ = (
+        "Knobs of the architectures; left out, each has the value that stands beside it."
+    )
+    extra = ("knobs", Annotated[knobs, tyro.conf.arg(name="")], field(default_factory=knobs))
     return dataclasses.make_dataclass(
-        "AllArguments", extra, bases=(Arguments,), frozen=True, kw_only=True
+        "AllArguments", [extra], bases=(Arguments,), frozen=True, kw_only=True
     )
 
 
