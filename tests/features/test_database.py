@@ -28,6 +28,8 @@ from monosem.features.database import FeatureDatabase
 from monosem.features.directions import largest
 from monosem.features.schema import SQLITE_NAME
 from monosem.features.vocabulary import text_of
+from monosem.metrics.firing import count_firing
+from monosem.metrics.stream import Place
 from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 
@@ -66,6 +68,24 @@ def test_the_same_inputs_give_the_same_rows_whatever_the_size_of_the_blocks(
     assert content(build(out=tmp_path / "b")) == reference
     monkeypatch.setattr(building, "ENTRIES_AT_ONCE", 50)
     assert content(build(out=tmp_path / "c")) == reference
+
+
+def test_its_firings_are_those_that_an_evaluation_of_as_many_tokens_counts(
+    database: FeatureDatabase, dictionary: TopK, model: LanguageModel, store: TokenStore
+) -> None:
+    settings = database.config["features"]
+    counted = count_firing(
+        {"topk": dictionary},
+        Place(model, store, database.site),
+        n_tokens=settings["n_tokens"],
+        seed=settings["seed"],
+        batch=64,
+        policy="fp32",
+    )["topk"]
+    known = database.firing()
+    assert known.n_tokens["train"] == counted.n_tokens["train"] > 100
+    assert known.n_fired.sum() > 100
+    assert torch.equal(known.n_fired, counted.n_fired)
 
 
 def test_a_finished_database_is_used_again_and_fresh_builds_anew(

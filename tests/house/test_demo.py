@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SIZES = ["--n-latents", "64", "--n-tokens", "20000", "--n-density-tokens", "10000"]
-STAGES = ["tokens", "train", "evaluate", "features topk", "features neurons", "report"]
+STAGES = ["tokens", "train", "features topk", "features neurons", "evaluate", "report"]
 MEASURES = [
     "fvu fvu_special fvu_p99 l0 delta_ce loss_recovered_zero loss_recovered_mean gap_zero gap_mean",
     "n_dead n_ultralow ultralow_below n_density_tokens n_latents",

@@ -50,7 +50,7 @@ NEURON_TOKENS = 500_000
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """From text to features on one small model: tokens, train, evaluate, features, report."""
+    """From text to features on one small model: tokens, train, features, evaluate, report."""
 
     model: str = "1L-a"
     """Language model to look into: the embedded one, a folder, or a name on the hub."""
@@ -104,8 +104,8 @@ class Demo:
         store = self.tokens(model)
         model = model or self.pretrain(store)
         run = self.train(model, store)
-        results = self.evaluate(run, model, store)
         databases = self.features(run, model, store)
+        results = self.evaluate(run, model, store, databases["topk"])
         report = self.report(databases, results)
         metrics: Json = {**results, "seconds": self.seconds}
         write_json(self.out / "metrics.json", metrics)
@@ -163,21 +163,6 @@ class Demo:
         self.say(f"Both saw the same {given.n_tokens:,} activations, captured as they were needed.")
         return run
 
-    def evaluate(self, run: TrainingRun, model: LanguageModel, store: TokenStore) -> Json:
-        """Measure both dictionaries, the neurons beside them, and the model beside n-grams."""
-        folder = self.out / "evaluation"
-        config = EvaluateConfig(
-            n_loss_tokens=LOSS_TOKENS, n_density_tokens=self.given.n_density_tokens
-        )
-        dictionaries = {name: run[name] for name in run}
-        with self.stage("evaluate", folder, "Measuring them on held-out text"):
-            results = write_evaluation(
-                dictionaries, model, store, folder, config, fresh=self.given.fresh
-            )
-        self.console.print(textwrap.indent(measures(results), "   "))
-        self.say(_verdict(results["language_model"]))
-        return results
-
     def features(
         self, run: TrainingRun, model: LanguageModel, store: TokenStore
     ) -> dict[str, FeatureDatabase]:
@@ -198,6 +183,31 @@ class Demo:
                     dictionary, model, store, folder, config, site=SITE, fresh=self.given.fresh
                 )
         return found
+
+    def evaluate(
+        self, run: TrainingRun, model: LanguageModel, store: TokenStore, topk: FeatureDatabase
+    ) -> Json:
+        """Measure both dictionaries, the neurons beside them, and the model beside n-grams.
+
+        The firings of topk's latents are those of its features: no token is encoded twice for them.
+        """
+        given, folder = self.given, self.out / "evaluation"
+        config = EvaluateConfig(
+            n_loss_tokens=LOSS_TOKENS, n_density_tokens=given.n_density_tokens, seed=given.seed
+        )
+        with self.stage("evaluate", folder, "Measuring both dictionaries"):
+            results = write_evaluation(
+                {name: run[name] for name in run},
+                model,
+                store,
+                folder,
+                config,
+                firing={"topk": topk.firing()},
+                fresh=given.fresh,
+            )
+        self.console.print(textwrap.indent(measures(results), "   "))
+        self.say(_verdict(results["language_model"]))
+        return results
 
     def report(self, databases: dict[str, FeatureDatabase], results: Json) -> Path:
         """Write the page; it is quick, and always written anew."""

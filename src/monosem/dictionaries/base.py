@@ -77,8 +77,12 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
     W_dec: Float[Tensor, "n_latents d_out"]
     b_dec: Float[Tensor, " d_out"]
 
-    def __init_subclass__(cls, *, name: str, config: type[DictionaryConfig]) -> None:
+    def __init_subclass__(
+        cls, *, name: str = "", config: type[DictionaryConfig] = DictionaryConfig
+    ) -> None:
         super().__init_subclass__()
+        if not name:  # what several architectures share is none itself
+            return
         register(name, config)
         cls.architecture, cls.config_type = name, config
         _ARCHITECTURES[name] = cls
@@ -151,6 +155,10 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
             parts = latents.values, latents.indices, latents.offsets
             return dispatch.decode_ragged(*parts, self.W_dec) + self.b_dec
         return latents @ self.W_dec + self.b_dec
+
+    def firings(self, x: Float[Tensor, "batch d_in"]) -> Int64[Tensor, " n_latents"]:
+        """On how many rows of `x` each latent fires; a kind that can count faster does so."""
+        return torch.bincount(self.encode_sparse(x).active(), minlength=self.n_latents)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Reconstruction of `x`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -20,6 +20,7 @@ from monosem.dictionaries.base import AnyLatents, Dictionary, DictionaryConfig, 
 from monosem.dictionaries.config import at_least
 from monosem.dictionaries.latents import RaggedLatents, SparseLatents, ragged_from_dense
 from monosem.dictionaries.losses import mse
+from monosem.kernels.dense import count_positive
 from monosem.kernels.select import top_k
 
 
@@ -93,6 +94,11 @@ class Neurons(Dictionary[NeuronsConfig], name="neurons", config=NeuronsConfig):
         """The kept neurons alone."""
         self.check_width(x)
         return self._top(x) if self.config.k else ragged_from_dense(x.relu())
+
+    @override
+    def firings(self, x: Float[Tensor, "batch d_in"]) -> Int64[Tensor, " n_latents"]:
+        """On how many rows each neuron is kept."""
+        return super().firings(x) if self.config.k else count_positive(x)
 
     @override
     def decode(self, latents: AnyLatents) -> Float[Tensor, "*batch d_out"]:

@@ -125,7 +125,7 @@ def _fill(folder: Path, dictionary: Dictionary[Any], place: Place, config: Featu
     device = place.model.device
     policy = matmul.choose(device) if config.matmul == "auto" else matmul.check(config.matmul)
     contexts = stream.visit(place.store, config.split, config.seed)
-    contexts = np.sort(stream.first(contexts, place.store, config.n_tokens))
+    contexts = np.sort(stream.enough(contexts, place.store, config.n_tokens))
     own = stream.on_device(dictionary, device)
     with matmul.scope(policy):
         streamed = streaming.run(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from monosem.core import artifact
 from monosem.core.config import Json
@@ -27,6 +28,7 @@ from monosem.dictionaries.baselines import Neurons
 from monosem.features import schema
 from monosem.features.feature import Example, Feature, Kind, Status, Unit, Window
 from monosem.features.sparse import FOLDER, SparseActivations
+from monosem.metrics.firing import Firing
 from monosem.text.tokens import TokenStore
 
 __all__ = ["KIND", "Example", "Feature", "FeatureDatabase", "Kind", "Status", "Window"]
@@ -152,6 +154,15 @@ class FeatureDatabase:
         """Return how many features `list` would go through."""
         where, values = _conditions(status, search)
         return int(self._rows(f"SELECT COUNT(*) FROM features f {where}", values)[0][0])
+
+    def firing(self) -> Firing:
+        """Return how often each latent fired, as an evaluation counts it (`firing=` there)."""
+        rows = self._rows("SELECT n_fired FROM features ORDER BY latent")
+        return Firing(
+            n_fired=torch.tensor([n for (n,) in rows], dtype=torch.int64),
+            n_tokens={self.config["features"]["split"]: self.metrics["n_tokens"]},
+            matmul=self.metrics["matmul"],
+        )
 
     def close(self) -> None:
         """Close the SQLite file."""

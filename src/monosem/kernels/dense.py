@@ -7,6 +7,9 @@ from torch import Tensor
 
 from monosem.runtime import matmul
 
+AT_ONCE, FEWEST_ROWS = 2**21, 256
+"""Products looked at while they are still in the caches; but fewer rows waste the product."""
+
 
 def product(
     x: Float[Tensor, "*batch d"], weight: Float[Tensor, "d n"]
@@ -35,6 +38,25 @@ def count_positive(latents: Float[Tensor, "batch n_latents"]) -> Int64[Tensor, "
             counts += rows.view(torch.int16).clamp(0, 1).sum(0, dtype=torch.int16)
         else:
             counts += (rows > 0).view(torch.uint8).sum(0, dtype=torch.uint8)
+    return counts
+
+
+def count_products_above_zero(
+    x: Float[Tensor, "batch d"], weight: Float[Tensor, "d n"], bias: Float[Tensor, " n"]
+) -> Int64[Tensor, " n"]:
+    """On how many rows each of `x @ weight + bias` is above zero, under the matmul policy.
+
+    The products are looked at block by block in the caches, and kept nowhere.
+    """
+    kind = policy_type(x)
+    x, weight, bias = x.to(kind), weight.to(kind), bias.to(kind)
+    if x.device.type != "cpu":
+        return count_positive(torch.addmm(bias, x, weight))
+    counts = torch.zeros(len(bias), dtype=torch.int64)
+    rows = max(FEWEST_ROWS, AT_ONCE // len(bias))
+    block = large_empty(min(rows, len(x)), len(bias), kind)
+    for some in x.split(rows):
+        counts += count_positive(torch.addmm(bias, some, weight, out=block[: len(some)]))
     return counts
 
 

@@ -55,7 +55,7 @@ class EvaluateConfig:
     n_mean_tokens: int = 131_072
     """Training tokens for the mean of the site."""
     n_density_tokens: int = 2_000_000
-    """Tokens over which firings are counted: held-out ones first, then training ones."""
+    """Tokens over which firings are counted: training ones first, then held-out ones."""
     batch_tokens: int = 4096
     """Tokens encoded at once."""
     matmul: Literal["auto", "fp32", "onednn", "bf16"] = "auto"

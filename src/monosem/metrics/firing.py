@@ -1,8 +1,10 @@
 """The firing pass: how often each latent fires over a long stream of tokens, after training.
 
-The stream is the whole held-out split and then, where that is too short, the training split, each
-in its seeded order; how many tokens came from which is recorded. No token is counted twice, so a
-store that is smaller than the window makes the window smaller.
+The stream is the training split and then, where that is too short, the held-out one, each in its
+seeded order, in whole contexts: the same tokens as those of a feature database of that many, so that
+both count the same latents as dead, and a database's counts may stand in for a second pass. How many
+tokens came from which split is recorded. No token is counted twice, so a store that is smaller than
+the window makes the window smaller.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,16 +15,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from monosem.core.progress import progress
-from monosem.dictionaries.latents import RaggedLatents
-from monosem.kernels.dense import count_positive
-from monosem.metrics.stream import AnyDictionary, Place, activations, blocks, visit
+from monosem.metrics.stream import AnyDictionary, Place, activations, blocks, enough, visit
 from monosem.runtime import matmul
 from monosem.text.tokens import Split
 
-SPLITS: tuple[Split, ...] = ("heldout", "train")
+SPLITS: tuple[Split, ...] = ("train", "heldout")
 """The order in which the splits are streamed."""
-ROWS_AT_ONCE = 1024
-"""Rows encoded at once on a CPU: larger dense latents leave its caches, and fresh memory is slow."""
+ROWS_AT_ONCE = 4096
+"""Rows encoded at once: some kinds pass through dense latents, and those should stay small."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,58 +50,34 @@ def count_firing(
     policy: matmul.MatmulPolicy,
 ) -> dict[str, Firing]:
     """Return the firings of all `dictionaries` over `n_tokens` ordinary tokens, in one pass."""
-    counters = {name: Counter(d) for name, d in dictionaries.items()}
+    counts = {
+        name: torch.zeros(d.n_latents, dtype=torch.int64, device=d.W_dec.device)
+        for name, d in dictionaries.items()
+    }
     seen: dict[str, int] = {split: 0 for split in SPLITS}
     with progress("firing", n_tokens) as bar, matmul.scope(policy), torch.no_grad():
         for split, x in _stream(place, n_tokens, seed, batch):
-            for counter in counters.values():
-                counter.add(x)
+            for name, dictionary in dictionaries.items():
+                for rows in x.split(ROWS_AT_ONCE):
+                    counts[name] += dictionary.firings(rows)
             seen[split] += len(x)
             bar.advance(len(x))
     return {
-        name: Firing(n_fired=counter.n_fired.cpu(), n_tokens=dict(seen), matmul=policy)
-        for name, counter in counters.items()
+        name: Firing(n_fired=n_fired.cpu(), n_tokens=dict(seen), matmul=policy)
+        for name, n_fired in counts.items()
     }
-
-
-class Counter:
-    """Counts the firings of one dictionary's latents."""
-
-    def __init__(self, dictionary: AnyDictionary) -> None:
-        """Start at zero."""
-        self.dictionary = dictionary
-        self.n_fired = torch.zeros(
-            dictionary.n_latents, dtype=torch.int64, device=dictionary.W_dec.device
-        )
-        self._ragged = False
-
-    def add(self, x: Float[Tensor, "batch d_in"]) -> None:
-        """Count a batch."""
-        for part in x.split(ROWS_AT_ONCE if x.device.type == "cpu" else len(x)):
-            self._add(part)
-
-    def _add(self, x: Float[Tensor, "batch d_in"]) -> None:
-        # A ragged kind passes through dense latents on its way to sparse ones; counting those at
-        # once saves making a list of entries that nobody reads.
-        if self._ragged:
-            self.n_fired += count_positive(self.dictionary.encode(x))
-            return
-        latents = self.dictionary.encode_sparse(x)
-        self._ragged = isinstance(latents, RaggedLatents)
-        self.n_fired += torch.bincount(latents.active(), minlength=len(self.n_fired))
 
 
 def _stream(
     place: Place, n_tokens: int, seed: int, batch: int
 ) -> Iterator[tuple[Split, Float[Tensor, "batch d_in"]]]:
+    """Yield ordinary activations of whole contexts until there are `n_tokens`, or the text ends."""
     left = n_tokens
     for split in SPLITS:
-        if not place.store.n_contexts(split):
+        if left <= 0 or not place.store.n_contexts(split):
             continue
-        for block in blocks(place.store, visit(place.store, split, seed), batch):
-            x = activations(place, block)[block.ordinary.to(place.model.device)][:left]
-            if len(x):
-                yield split, x
+        contexts = enough(visit(place.store, split, seed), place.store, left)
+        for block in blocks(place.store, contexts, batch):
+            x = activations(place, block)[block.ordinary.to(place.model.device)]
+            yield split, x
             left -= len(x)
-            if left <= 0:
-                return

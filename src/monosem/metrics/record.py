@@ -16,6 +16,7 @@ from monosem.core import artifact
 from monosem.core.config import Json, content_hash, to_json
 from monosem.core.errors import ArtifactKindError
 from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
+from monosem.metrics.firing import Firing
 from monosem.metrics.language import evaluate_language_model
 from monosem.metrics.stream import AnyDictionary
 from monosem.models.language_model import LanguageModel
@@ -33,9 +34,12 @@ def evaluation(
     site: str | None = None,
     neurons: bool = True,
     language_model: bool = True,
+    firing: Mapping[str, Firing] | None = None,
 ) -> Json:
     """Return the results for several dictionaries, and for the language model itself."""
-    measures = evaluate_many(dictionaries, model, store, config, site=site, neurons=neurons)
+    measures = evaluate_many(
+        dictionaries, model, store, config, site=site, neurons=neurons, firing=firing
+    )
     losses: dict[str, float] = {}
     if language_model:
         losses = evaluate_language_model(
@@ -54,12 +58,14 @@ def write_evaluation(
     site: str | None = None,
     neurons: bool = True,
     language_model: bool = True,
+    firing: Mapping[str, Firing] | None = None,
     fresh: bool = False,
 ) -> Json:
     """Return what `evaluation` does, and keep it at `out`.
 
-    A finished evaluation of the same settings and inputs is used again unless `fresh`; one of
-    others is not replaced without it.
+    `firing` holds counts that another pass has made already (`FeatureDatabase.firing`). A finished
+    evaluation of the same settings and inputs is used again unless `fresh`; one of others is not
+    replaced without it.
     """
     out, config = Path(out), config or EvaluateConfig()
     artifact.check_target(out, KIND)
@@ -71,6 +77,7 @@ def write_evaluation(
         "neurons": neurons,
         "language_model": language_model,
         "inputs": inputs,
+        "counted": {name: _firing_hash(known) for name, known in (firing or {}).items()},
     }
     if not fresh and (out / artifact.CONFIG_NAME).is_file():
         return _same(artifact.read(out, KIND), record)
@@ -82,6 +89,7 @@ def write_evaluation(
         site=site,
         neurons=neurons,
         language_model=language_model,
+        firing=firing,
     )
     with artifact.writing(
         out, kind=KIND, config=record, inputs=inputs, seed=config.seed, summary=results
@@ -102,6 +110,12 @@ def weights_hash(dictionary: AnyDictionary) -> str:
         digest.update(name.encode())
         flat = weight.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _firing_hash(firing: Firing) -> str:
+    digest = hashlib.sha256(content_hash({**firing.n_tokens, "matmul": firing.matmul}).encode())
+    digest.update(firing.n_fired.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -128,6 +128,18 @@ def first(
     return contexts[: -(-n_tokens // max(1, store.context - 1))]
 
 
+def enough(
+    contexts: Int64[np.ndarray, " n_contexts"], store: TokenStore, n_tokens: int
+) -> Int64[np.ndarray, " n_kept"]:
+    """Return the first of `contexts`, no more than hold `n_tokens` ordinary tokens; all if too few."""
+    kept, held = 0, 0
+    while held < n_tokens and kept < len(contexts):
+        some = contexts[kept:][: max(1, (n_tokens - held) // store.context)]
+        held += int(store.ordinary(store.tokens(some)).sum())
+        kept += len(some)
+    return contexts[:kept]
+
+
 def on_device(dictionary: AnyDictionary, device: torch.device) -> AnyDictionary:
     """Return `dictionary` on `device`; the caller's own stays where it is."""
     if dictionary.W_dec.device == device:
