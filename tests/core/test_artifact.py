@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from monosem.core import artifact
-from monosem.core.artifact import is_artifact, peek, read, writing
+from monosem.core.artifact import is_artifact, peek, peek_summary, read, writing
 from monosem.core.errors import (
     ArtifactCorruptError,
     ArtifactKindError,
@@ -103,6 +103,13 @@ def test_peeking_tells_kind_and_hash_and_reads_no_other_file(tmp_path):
     assert peek(tmp_path / "a") == ("thing", made.hash)
     (tmp_path / "a" / "config.json").write_text("[1]")
     assert peek(tmp_path / "a") == peek(tmp_path / "none") == ("", "")
+
+
+def test_peeking_at_a_summary_asks_for_its_kind(tmp_path):
+    with writing(tmp_path / "a", kind="thing", config={}, summary={"n": 3}):
+        pass
+    assert peek_summary(tmp_path / "a", "thing") == {"n": 3}
+    assert peek_summary(tmp_path / "a", "other") == peek_summary(tmp_path, "thing") == {}
 
 
 def test_another_kind_is_refused_to_read_and_to_overwrite(tmp_path):

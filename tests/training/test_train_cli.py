@@ -1,5 +1,6 @@
 import json
 import shlex
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,47 @@ def test_two_architectures_train_side_by_side(folder, store, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert set(found["dictionaries"]) == {"topk", "relu"}
     assert found["dictionaries"]["topk"]["l0"] <= 4
+
+
+@pytest.fixture
+def far(folder, store, tmp_path, monkeypatch, capsys):
+    """A working folder with nothing near: the store lies in one place, the run in another."""
+    shutil.copytree(store.path, tmp_path / "big/disk/words")
+    assert main(options(folder, tmp_path / "big/disk/words", tmp_path / "work/a/run")) == 0
+    capsys.readouterr()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+EVALUATE = "--n-loss-tokens 200 --n-mean-tokens 200 --n-density-tokens 400 --no-language-model"
+
+
+@pytest.mark.parametrize("asked_for", ["run", "run/topk"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_says_where_its_token_store_lay(far, asked_for, moved):
+    if moved:  # both together, to another disk
+        (far / "new").mkdir()
+        (far / "big").rename(far / "new/big")
+        (far / "work").rename(far / "new/work")
+    run = far / ("new/work/a" if moved else "work/a") / asked_for
+    assert cli.main(["evaluate", str(run), *EVALUATE.split()]) == 0
+
+
+def test_another_store_where_the_run_s_lay_is_not_taken_for_it(far, folder, capsys):
+    shutil.rmtree(far / "big/disk/words")
+    (far / "text").mkdir()
+    (far / "text/a.txt").write_text("the ant. " * 400)
+    text = TokensConfig(corpora=(str(far / "text"),), tokenizer=str(folder), context=32)
+    build_token_store(text, far / "big/disk/words")
+    assert cli.main(["evaluate", str(far / "work/a/run")]) == 2
+    assert "lies neither where it lay then" in capsys.readouterr().err
+
+
+def test_where_the_store_lies_is_no_part_of_what_a_run_is(far, folder, capsys):
+    (far / "big").rename(far / "other")
+    assert main(options(folder, far / "other/disk/words", far / "work/a/run")) == 0
+    assert "used again" in capsys.readouterr().err
 
 
 def test_a_knob_reaches_the_architectures_that_have_it():

@@ -22,7 +22,7 @@ from monosem.rendering import table
 from monosem.text.store import KIND as TOKENS
 from monosem.text.tokens import TokenStore
 from monosem.training.run import KIND as RUN
-from monosem.training.run import TrainingRun
+from monosem.training.run import TrainingRun, tokens_at
 
 PLACES = (Path("runs"), Path("runs/demo"))
 """Where token stores usually lie, besides beside the run."""
@@ -54,7 +54,7 @@ class Arguments:
     model: str = ""
     """Language model; left out, the one the dictionaries were trained on."""
     tokens: Path | None = None
-    """Token store; left out, the one they were trained on is looked for beside the run and in runs/."""
+    """Token store; left out, the one they were trained on is looked for where it lay, and near."""
     site: str = ""
     """Site, for a dictionary that does not record its own."""
     run: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
@@ -134,8 +134,8 @@ def open_store(
         if wanted and artifact.peek(candidate) == (TOKENS, wanted):
             return TokenStore.open(candidate)
     raise ConfigError(
-        f"The token store that `{folder}` was trained on ({wanted or 'not recorded'}) does not lie "
-        "beside it or in `runs/`. Pass `--tokens`."
+        f"The token store that `{folder}` was trained on ({wanted or 'not recorded'}) lies neither "
+        "where it lay then, nor beside it, nor in `runs/`. Pass `--tokens`."
     )
 
 
@@ -219,7 +219,8 @@ def _notes(dictionaries: dict[str, Json], first: Json) -> str:
 
 
 def _near(folder: Path) -> Iterator[Path]:
-    """Yield the folders beside `folder` and its run, then those in the usual places."""
+    """Yield where the run had its store, the folders beside it, those in the usual places."""
+    yield from tokens_at(folder)
     here = folder.resolve()
     places: Sequence[Path] = (here.parent, here.parent.parent, *PLACES)
     for place in places:

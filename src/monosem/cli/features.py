@@ -31,7 +31,7 @@ class Arguments:
     model: str = ""
     """Language model; left out, the one the dictionary was trained on."""
     tokens: Path | None = None
-    """Token store; left out, the one it was trained on is looked for beside it and in runs/."""
+    """Token store; left out, the one it was trained on is looked for where it lay, and near."""
     site: str = ""
     """Site, for a dictionary that does not record its own."""
     features: tyro.conf.OmitArgPrefixes[FeaturesConfig] = field(default_factory=FeaturesConfig)

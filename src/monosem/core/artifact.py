@@ -113,14 +113,14 @@ def peek(path: Path) -> tuple[str, str]:
 
     Nothing is checked and no other file is read: for looking around among folders.
     """
-    try:
-        data = json.loads((Path(path) / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return "", ""
-    if not isinstance(data, dict) or not {"kind", "config", "files"} <= set(cast(Json, data)):
-        return "", ""
-    found = cast(Json, data)
-    return str(found["kind"]), _identity(str(found["kind"]), found)
+    found = _glance(path)
+    return (str(found["kind"]), _identity(str(found["kind"]), found)) if found else ("", "")
+
+
+def peek_summary(path: Path, kind: str) -> Json:
+    """Return the summary of the artifact of `kind` at `path`, as unchecked as `peek`; {} if none."""
+    found = _glance(path)
+    return cast(Json, found.get("summary", {})) if found.get("kind") == kind else {}
 
 
 def is_artifact(path: Path, kind: str) -> bool:
@@ -180,6 +180,16 @@ def write_json(path: Path, data: object) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _glance(path: Path) -> Json:
+    """Return what `config.json` at `path` says, {} where it is not that of an artifact."""
+    try:
+        data = json.loads((Path(path) / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return {}
+    whole = isinstance(data, dict) and {"kind", "config", "files"} <= set(cast(Json, data))
+    return cast(Json, data) if whole else {}
 
 
 def _seal(

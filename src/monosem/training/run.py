@@ -22,6 +22,15 @@ KIND = "training run"
 LOG = "log.jsonl"
 
 
+def tokens_at(folder: Path) -> list[Path]:
+    """Return where the token store lay for the run at `folder`, or around it; a hint, not checked."""
+    for place in (folder, folder.resolve().parent):
+        hint: Json = artifact.peek_summary(place, KIND).get("tokens_at", {})
+        if hint:
+            return [place.resolve() / hint["relative"], Path(hint["path"])]
+    return []
+
+
 class TrainingRun:
     """A finished run; `run["topk"]` is its dictionary of that name."""
 
