@@ -93,6 +93,10 @@ def test_a_knob_reaches_the_architectures_that_have_it():
     assert relu.resample_at == type(relu)().resample_at
 
 
+def test_every_knob_has_a_help_text_though_it_be_inherited():
+    assert all(text[0] != " " for _, text in verb._knobs().values())
+
+
 def test_a_knob_that_no_architecture_has_is_refused():
     with pytest.raises(ConfigError, match=r"No `l1` in topk\. Leave `--l1` out"):
         configurations(Arguments(dictionaries=("topk",)), {"l1": 0.1})

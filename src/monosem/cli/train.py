@@ -220,14 +220,19 @@ def _knobs() -> dict[str, tuple[Any, str]]:
 
 
 def _texts(kind: type) -> dict[str, str]:
-    """Return the docstring under each field of a dataclass."""
-    body = cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]).body
+    """Return the docstring under each field of a dataclass, inherited ones included."""
     texts: dict[str, str] = {}
-    for above, below in zip(body, body[1:], strict=False):
-        if not isinstance(above, ast.AnnAssign) or not isinstance(above.target, ast.Name):
+    for part in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(part):
             continue
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            texts[above.target.id] = str(below.value.value)
+        tree = cast(
+            ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cast(type, part)))).body[0]
+        )
+        for above, below in zip(tree.body, tree.body[1:], strict=False):
+            if not isinstance(above, ast.AnnAssign) or not isinstance(above.target, ast.Name):
+                continue
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                texts[above.target.id] = str(below.value.value)
     return texts
 
 
