@@ -6,13 +6,14 @@ BIN := .venv/bin
 STAMP := .venv/installed
 TORCH := torch==2.13.0
 
-.PHONY: demo install test test-slow check clean help
+.PHONY: demo install test test-slow check bench-peers clean help
 
 help:
 	@echo "make demo       from text to features in a few minutes; then open runs/demo/report.html"
 	@echo "make test       the tests (some minutes; no network, no GPU)"
 	@echo "make test-slow  the long ones"
 	@echo "make check      ruff, pyright, import-linter, then make test"
+	@echo "make bench-peers  a training step beside sae-lens, dictionary-learning and eai-sparsify"
 	@echo "make clean      remove the environment and what tools left behind; runs/ stays"
 
 demo: install
@@ -44,6 +45,18 @@ check: install
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory test
 
+# The other libraries live in an environment of their own. A build of torchvision for another torch
+# comes with them, which nothing here needs and transformers stumbles over.
+.venv-peers/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet '$(TORCH)'
+	.venv-peers/bin/pip install --quiet '$(TORCH)' -e . sae-lens dictionary-learning eai-sparsify
+	.venv-peers/bin/pip uninstall --quiet --yes torchvision
+	@touch $@
+
+bench-peers: .venv-peers/installed
+	.venv-peers/bin/python benchmarks/train_step.py
+
 clean:
-	rm -rf .venv .ruff_cache .hypothesis .import_linter_cache dist build
+	rm -rf .venv .venv-peers .ruff_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
