@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monosem.activations.capture import CaptureSource
-from monosem.activations.scale import ScaledSource, measure_scale
+from monosem.activations.scale import ScaledSource, scale_of
 from monosem.activations.source import TensorSource
 from monosem.core.errors import ConfigError, ResumeError
 
@@ -114,14 +114,14 @@ def test_a_position_of_another_source_is_refused(make, model, store):
 
 def test_the_scale_makes_the_mean_square_one(model, store):
     source = CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024)
-    scale = measure_scale(source, 2000)
+    scale = scale_of(source.sample(2000).x)
     x = ScaledSource(source, scale).sample(2000).x
     assert float(x.square().sum(1).mean()) == pytest.approx(source.d_in, rel=1e-5)
 
 
 def test_activations_without_a_scale_are_refused():
     with pytest.raises(ConfigError, match="all zero"):
-        measure_scale(TensorSource(torch.zeros(5, 2)))
+        scale_of(torch.zeros(5, 2))
 
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": -3}])

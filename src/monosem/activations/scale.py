@@ -17,11 +17,6 @@ from monosem.core.config import Json
 from monosem.core.errors import ConfigError
 
 
-def measure_scale(source: ActivationSource, n: int = 32_768) -> float:
-    """Return the scale of a sample of `n` rows of `source`."""
-    return scale_of(source.sample(n).x)
-
-
 def scale_of(x: Float[Tensor, "n d_in"]) -> float:
     """Return sqrt(E‖x‖² / d_in); `ConfigError` where that is no scale.
 

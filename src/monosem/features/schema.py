@@ -12,7 +12,6 @@ An example is 13 bytes: its text lies in the token store, the activations around
 """
 
 import sqlite3
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -68,11 +67,6 @@ def pairs(packed: bytes) -> list[tuple[int, float]]:
     """Return the (index, value) pairs of a packed list."""
     found = np.frombuffer(packed, PAIR)
     return list(zip(found["index"].tolist(), found["value"].tolist(), strict=True))
-
-
-def pack_pairs(indices: Iterable[int], values: Iterable[float]) -> bytes:
-    """Return pairs as `pairs` reads them."""
-    return np.array(list(zip(indices, values, strict=True)), PAIR).tobytes()
 
 
 def examples(latent: int, packed: bytes) -> list[Example]:
