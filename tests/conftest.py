@@ -1,4 +1,7 @@
-"""One torch thread, no network, silent progress; skips that `MONOSEM_REQUIRE` turns into failures."""
+"""One torch thread, no network, silent progress; skips that `MONOSEM_REQUIRE` turns into failures.
+
+The library is imported inside fixtures: tests of one room should not wait for all the others.
+"""
 
 import os
 import socket
@@ -47,6 +50,50 @@ def chromium() -> str:
         skip_or_fail("chromium", "no Chromium on this machine")
     assert found is not None
     return found
+
+
+WORDS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen")
+CONTEXT = 32
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """About 400 contexts of 32 tokens from 60 documents, each with words of its own.
+
+    A room with needs of its own has another `store`, and another `model`, in its conftest.py.
+    """
+    import numpy as np
+
+    from monosem.text.tokens import TokensConfig, build_token_store
+
+    folder, random = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
+    for i in range(60):
+        own = random.choice(WORDS, size=3, replace=False)
+        words = random.choice(own, size=300)
+        (folder / f"{i:02d}.txt").write_text(" ".join(f"the {w} {i}." for w in words))
+    config = TokensConfig(corpora=(str(folder),), tokenizer="train:300", context=CONTEXT)
+    return build_token_store(config, tmp_path_factory.mktemp("store") / "tokens")
+
+
+@pytest.fixture(scope="session")
+def model(store):
+    """A random model of one layer that reads the store."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from monosem.models.language_model import LanguageModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=store.vocab_size,
+        n_positions=CONTEXT,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_inner=24,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return LanguageModel(GPT2LMHeadModel(config), store.tokenizer, name="random")
 
 
 @pytest.fixture(autouse=True)
