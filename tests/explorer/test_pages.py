@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from monosem.core.errors import ConfigError
-from monosem.explorer.evidence import PLAIN, choose, draw, evidence, remark
+from monosem.explorer.evidence import PLAIN, choose, draw, evidence, plain_remark, remark
 from monosem.explorer.metrics import COLUMNS, language_model_table, metrics_table
 from monosem.explorer.pages import Place, Query, feature_page, list_page, summary_page
 from monosem.explorer.report import report, write_report
@@ -90,6 +90,16 @@ def test_evidence_counts_tokens_and_successes_over_all_intervals(databases) -> N
     assert found.same_token == pytest.approx(same / len(windows))
     assert share(found.same_token) in remark(topk.feature(0), found)
     assert "Dead" in remark(topk.feature(3), evidence(topk, topk.feature(3)))
+
+
+def test_a_terminal_and_a_page_say_the_same_of_a_feature(databases) -> None:
+    topk = databases["topk"]
+    braces = next(i for i in range(120) if evidence(topk, topk.feature(i)).token == "{{7*7}}")
+    for index in (0, 3, 4, braces):
+        feature, found = topk.feature(index), evidence(topk, topk.feature(index))
+        assert plain_remark(feature, found) == remark(feature, found).striptags()
+        assert "<" not in plain_remark(feature, found)
+    assert "{{7*7}}" in plain_remark(feature, found)
 
 
 def test_chosen_features_are_alive_different_and_ordered_and_the_seed_decides(databases) -> None:

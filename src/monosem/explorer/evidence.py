@@ -20,6 +20,7 @@ from monosem.features.database import FeatureDatabase
 from monosem.features.feature import Feature
 from monosem.rendering.template import share
 from monosem.rendering.tokens import token
+from monosem.rendering.visible import visible
 
 POOL = 400
 """Features that `choose` looks at closely."""
@@ -27,6 +28,7 @@ LEAST_FIRED = 100
 """Firings below which a feature is not chosen: eleven intervals would hold too little."""
 PLAIN = 0.2
 """Share under which a measure counts as having seen nothing."""
+NO_PATTERN = "No plain pattern."
 ONE_TOKEN = 0.9
 """Share from which a feature counts as one of a single token."""
 
@@ -67,17 +69,28 @@ def evidence(database: FeatureDatabase, feature: Feature) -> Evidence:
 
 def remark(feature: Feature, found: Evidence) -> Markup:
     """Return one honest sentence on the feature: what the measures saw, or how it fails."""
+    words = _words(feature, found).replace(NO_PATTERN, f"<b>{NO_PATTERN}</b>")
+    return Markup(words).format(token(found.token))
+
+
+def plain_remark(feature: Feature, found: Evidence) -> str:
+    """Return the same sentence for a terminal."""
+    return _words(feature, found).format(visible(found.token, edges=True))
+
+
+def _words(feature: Feature, found: Evidence) -> str:
+    """Return the sentence with a place for the token: nothing in it comes from the text."""
     if feature.status == "dead":
-        return Markup("Dead: it fired on none of the tokens looked at.")
-    rare = Markup("Ultralow: too rare to tell from chance. ")
-    start = rare if feature.status == "ultralow" else Markup("")
+        return "Dead: it fired on none of the tokens looked at."
+    start = "Ultralow: too rare to tell from chance. " if feature.status == "ultralow" else ""
     if found.n_examples == 0:
-        return start + Markup("No examples.")
+        return f"{start}No examples."
     if max(found.same_token, found.predicted) < PLAIN:
-        start += Markup("<b>No plain pattern.</b> ")
-    return start + Markup(
-        "Of {} examples over all intervals, {} fire on {}; in {} the next token is one it promotes."
-    ).format(found.n_examples, share(found.same_token), token(found.token), share(found.predicted))
+        start += f"{NO_PATTERN} "
+    return (
+        f"{start}Of {found.n_examples} examples over all intervals, {share(found.same_token)} fire on "
+        f"{{}}; in {share(found.predicted)} the next token is one it promotes."
+    )
 
 
 def choose(database: FeatureDatabase, n_features: int, seed: int) -> list[tuple[Feature, Evidence]]:

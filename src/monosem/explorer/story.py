@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from monosem.explorer.evidence import PLAIN, Evidence, choose, draw
+from monosem.explorer.evidence import Evidence, choose, draw, plain_remark
 from monosem.features.database import Example, Feature, FeatureDatabase
 from monosem.rendering.template import number, share
 from monosem.rendering.visible import visible
@@ -51,7 +51,7 @@ def _feature(
     says = f"  fires on {share(feature.density)} of tokens, promotes {promoted}"
     fired = feature.n_fired > 0
     console.print(Text.assemble((f"{feature.index:>6}", "bold cyan"), says if fired else ""))
-    console.print(Text(f"        {_remark(feature, found)}", "dim"))
+    console.print(Text(f"        {plain_remark(feature, found)}", "dim"))
     between = [e for e in database.examples(feature.index, "interval") if e.interval in MIDDLE]
     for example in [*database.examples(feature.index, "top")[:1], *between[:1]]:
         console.print(_example(database, feature, example, plain=not console.is_terminal))
@@ -73,16 +73,3 @@ def _example(database: FeatureDatabase, feature: Feature, example: Example, *, p
             strong = activation >= STRONG * feature.max_activation
             line.append(text, "black on dark_orange" if strong else "black on light_goldenrod1")
     return line
-
-
-def _remark(feature: Feature, found: Evidence) -> str:
-    """Return what the two measures of evidence saw, or how the feature fails."""
-    if feature.status == "dead":
-        return "Dead: it fired on none of the tokens looked at."
-    rare = "Ultralow: too rare to tell from chance. " if feature.status == "ultralow" else ""
-    none = "No plain pattern. " if max(found.same_token, found.predicted) < PLAIN else ""
-    return (
-        f"{rare}{none}Of {found.n_examples} examples over all intervals {share(found.same_token)} "
-        f"fire on {visible(found.token, edges=True)}; in {share(found.predicted)} the next token is "
-        "one it promotes."
-    )
