@@ -24,6 +24,8 @@ from monosem.text.tokenizer import TokenPolicy, load_tokenizer
 
 KIND = "token store"
 TOKENIZER = "tokenizer"
+TRAIN_PREFIX = "train:"
+"""Begins the name of a tokenizer that is to be trained, before the size of its vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class TokensConfig:
             raise ConfigError(f"`heldout_share` is {self.heldout_share}; it must be in [0, 1).")
         if self.max_tokens < 0:
             raise ConfigError(f"`max_tokens` is {self.max_tokens}; it must be 0 (all) or positive.")
-        size = self.tokenizer.removeprefix("train:")
+        size = self.tokenizer.removeprefix(TRAIN_PREFIX)
         if size != self.tokenizer and not size.isdigit():
             raise ConfigError(
                 f"`tokenizer` is `{self.tokenizer}`: `{size}` is no vocabulary size. Write `train:4096`."

@@ -18,7 +18,14 @@ from monosem.text.corpus import open_corpus
 from monosem.text.document import SPLITS, Corpus, Document, Split, split_of
 from monosem.text.encoding import Encoded, encode, utf8
 from monosem.text.packing import Packer, write_store
-from monosem.text.store import KIND, TOKENIZER, DocumentRef, TokensConfig, TokenStore
+from monosem.text.store import (
+    KIND,
+    TOKENIZER,
+    TRAIN_PREFIX,
+    DocumentRef,
+    TokensConfig,
+    TokenStore,
+)
 from monosem.text.tokenizer import (
     TokenPolicy,
     load_tokenizer,
@@ -29,7 +36,6 @@ from monosem.text.tokenizer import (
 
 __all__ = ["DocumentRef", "Split", "TokenStore", "TokensConfig", "build_token_store"]
 
-TRAIN_PREFIX = "train:"
 TRAINING_CHARACTERS = 50_000_000
 
 
