@@ -2,7 +2,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from monosem.core.errors import ConfigError
-from monosem.explorer.server import create_app
+from monosem.explorer.server import HEADERS, create_app
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,7 @@ def test_another_host_name_is_refused(client, host) -> None:
     response = client.get("/topk/0", headers={"Host": host})
     assert response.status_code == 400
     assert "Feature" not in response.text
+    assert HEADERS.items() <= {k.title(): v for k, v in response.headers.items()}.items()
 
 
 @pytest.mark.parametrize("host", ["localhost:8017", "127.0.0.1", "127.0.0.1:9"])

@@ -60,13 +60,15 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
 
 
 def _guard(app: FastAPI) -> None:
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+
+    # Added last, it stands outside: an answer that refuses a host name has the headers too.
     @app.middleware("http")
     async def headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
         response = await call_next(request)
         response.headers.update(HEADERS)
         return response
 
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     _ = headers
 
 
