@@ -73,7 +73,12 @@ def test_the_list_sorts_filters_searches_and_leads_to_a_feature(open_page, addre
     page.keyboard.press("j")
     goal = page.locator(".list tr.at a").get_attribute("href")
     page.keyboard.press("Enter")
-    page.wait_for_url(f"**{goal}")
+    page.wait_for_url(lambda url: url.endswith(goal))
+    page.keyboard.press("k")
+    page.wait_for_url("**&at=0")
+    page.keyboard.press("l")
+    page.wait_for_url(re.compile(r"/topk/\?search=%7B%7B7"))
+    assert page.locator(".list tbody tr").count() > 0
     watched.check()
 
 

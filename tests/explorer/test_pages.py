@@ -11,7 +11,7 @@ from monosem.explorer.report import report, write_report
 from monosem.explorer.summary import summarise
 from monosem.rendering.template import share
 
-PLACE = Place(names=["topk", "neurons"], name="topk", n_latents=120)
+PLACE = Place(names=["topk", "neurons"], name="topk")
 
 
 class Tags(HTMLParser):

@@ -23,11 +23,11 @@ def test_a_real_model_s_neurons_are_reported_and_browsed(data, tmp_path, capsys)
     config = TokensConfig(corpora=(str(tmp_path / "corpus"),), tokenizer=name, context=64)
     store = build_token_store(config, tmp_path / "tokens")
     width = model.width(SITE)
-    neurons = Neurons(NeuronsConfig(d_in=width, n_latents=width))
+    neurons = Neurons(NeuronsConfig(d_in=width))
     database = build_features(
         neurons, model, store, tmp_path / "features", FeaturesConfig(n_tokens=10_000), site=SITE
     )
-    place = Place(names=["neurons"], name="neurons", n_latents=width)
+    place = Place(names=["neurons"], name="neurons")
     first = database.list(limit=1)[0]
     page = feature_page(place, database, first.index)
     assert f"Neuron {first.index}" in page

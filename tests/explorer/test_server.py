@@ -1,7 +1,11 @@
+import html
+import re
+
 import pytest
 from fastapi.testclient import TestClient
 
 from monosem.core.errors import ConfigError
+from monosem.explorer.pages import PAGE_SIZE
 from monosem.explorer.server import HEADERS, create_app
 
 
@@ -58,6 +62,51 @@ def test_what_is_not_there_or_not_understood_is_said_on_a_page(client, path, cod
     assert response.status_code == code
     assert "text/html" in response.headers["content-type"]
     assert "Monosem" in response.text
+
+
+def link(response, relation: str) -> str:
+    """Return where a link of the page leads, empty where there is none."""
+    found = re.search(rf'<a rel="{relation}" href="([^"]*)"', response.text)
+    other = re.search(rf'<a href="([^"]*)"[^>]* rel="{relation}"', response.text)
+    return html.unescape((found or other)[1]) if found or other else ""
+
+
+@pytest.mark.parametrize(
+    ("query", "order"),
+    [
+        ("", {"sort": "density"}),
+        (
+            "?sort=max_activation&descending=false&status=alive",
+            {"sort": "max_activation", "descending": False, "status": "alive"},
+        ),
+        ("?search=%7B%7B7&sort=index", {"search": "{{7", "sort": "index"}),
+    ],
+)
+def test_next_and_previous_follow_the_list_that_a_feature_was_opened_from(
+    client, databases, query, order
+) -> None:
+    wanted = [f.index for f in databases["topk"].list(**order, limit=120)]
+    rows = re.findall(r'<tr><td><a href="([^"]*)"', client.get(f"/topk/{query}").text)
+    address, walked, back = html.unescape(rows[0]), [], ""
+    while address:
+        page = client.get(address)
+        assert link(page, "prev") == back
+        back, address = address, link(page, "next")
+        walked.append(int(re.match(r"/topk/(\d+)", back)[1]))
+    assert walked == wanted
+    last = len(wanted) - 1
+    listed = client.get(link(page, "up")).text
+    assert html.escape(back) in listed, "the way back leads to another page of the list"
+    assert f"page={last // PAGE_SIZE}" in link(page, "up") or last < PAGE_SIZE
+
+
+def test_without_a_list_or_with_one_that_has_changed_the_way_goes_by_index(client) -> None:
+    for address in ("/topk/7", "/topk/7?sort=density&at=500", "/topk/7?sort=index&at=8"):
+        page = client.get(address)
+        assert (link(page, "prev"), link(page, "next")) == ("/topk/6", "/topk/8")
+        assert link(page, "up") == "/topk/"
+    assert link(client.get("/topk/0"), "prev") == link(client.get("/topk/119"), "next") == ""
+    assert client.get("/topk/7?at=-1").status_code == 400
 
 
 def test_nothing_can_be_written(client) -> None:

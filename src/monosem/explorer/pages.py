@@ -48,15 +48,28 @@ class Query:
         values["descending"] = str(values["descending"]).lower()
         return f"{base}?{urlencode({k: v for k, v in values.items() if v not in ('', 0)})}"
 
+    def feature_address(self, base: str, index: int, at: int) -> str:
+        """Return the address of the feature that stands at position `at` of the whole list."""
+        return f"{self.address(f'{base}{index}', page=0)}&at={at}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """Where one goes on from a feature: back to the list, and to what stands beside it there."""
+
+    up: str
+    previous: tuple[str, int] | None = None
+    """Address and index of the feature before."""
+    next: tuple[str, int] | None = None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where in the explorer a page stands: all names, and which of them is open."""
+    """Where in the explorer a page stands: all names, which of them is open, and the way on."""
 
     names: Sequence[str]
     name: str = ""
-    index: int | None = None
-    n_latents: int = 0
+    way: Way | None = None
 
 
 def base(name: str) -> str:
@@ -92,6 +105,11 @@ def list_page(place: Place, database: FeatureDatabase, query: Query) -> Markup:
         limit=PAGE_SIZE,
     )
     here = base(place.name)
+    first = query.page * PAGE_SIZE
+    rows = [
+        {**list_row(database, f), "address": query.feature_address(here, f.index, first + i)}
+        for i, f in enumerate(found)
+    ]
     body = render(
         "monosem.explorer",
         "list.html",
@@ -100,9 +118,9 @@ def list_page(place: Place, database: FeatureDatabase, query: Query) -> Markup:
         site=str(database.site),
         n_latents=database.n_latents,
         base=here,
-        rows=[list_row(database, f) for f in found],
+        rows=rows,
         n_found=n_found,
-        first=query.page * PAGE_SIZE,
+        first=first,
         more=(query.page + 1) * PAGE_SIZE < n_found,
         number=query.page,
         search=query.search,
@@ -116,8 +134,14 @@ def list_page(place: Place, database: FeatureDatabase, query: Query) -> Markup:
     return page(f"{place.name} · Monosem", body, nav=_nav(place))
 
 
-def feature_page(place: Place, database: FeatureDatabase, index: int) -> Markup:
-    """Return the page of one feature."""
+def feature_page(
+    place: Place,
+    database: FeatureDatabase,
+    index: int,
+    query: Query | None = None,
+    at: int | None = None,
+) -> Markup:
+    """Return the page of one feature; where it was opened from a list, that list's order goes on."""
     feature = database.feature(index)
     view = feature_view(database, feature, remark=remark(feature, evidence(database, feature)))
     here = base(place.name)
@@ -126,8 +150,10 @@ def feature_page(place: Place, database: FeatureDatabase, index: int) -> Markup:
         '<p class="note keys"><kbd>j</kbd> <kbd>k</kbd> next and previous · <kbd>l</kbd> list · '
         "<kbd>r</kbd> random · <kbd>w</kbd> whole lines</p>"
     )
+    way = _way_in_list(here, database, index, query, at) if query and at is not None else None
+    way = way or _way_by_index(here, database, index)
     title = f"{view.unit} {index} of {place.name} · Monosem"
-    return page(title, body + keys, nav=_nav(replace(place, index=index)))
+    return page(title, body + keys, nav=_nav(replace(place, way=way)))
 
 
 def message_page(place: Place, title: str, message: str) -> Markup:
@@ -142,6 +168,40 @@ def _nav(place: Place) -> Markup:
         "nav.html",
         names=place.names,
         name=place.name,
-        index=place.index,
-        n_latents=place.n_latents,
+        way=place.way,
     )
+
+
+def _way_by_index(here: str, database: FeatureDatabase, index: int) -> Way:
+    before, after = index - 1, index + 1
+    return Way(
+        up=here,
+        previous=(f"{here}{before}", before) if before >= 0 else None,
+        next=(f"{here}{after}", after) if after < database.n_latents else None,
+    )
+
+
+def _way_in_list(
+    here: str, database: FeatureDatabase, index: int, query: Query, at: int
+) -> Way | None:
+    """Return the way on in the list of `query`; None where the feature does not stand there."""
+    start = max(at - 1, 0)
+    found = database.list(
+        sort=query.sort,
+        descending=query.descending,
+        status=query.status or None,
+        search=query.search,
+        offset=start,
+        limit=at + 2 - start,
+    )
+    near = {start + i: feature.index for i, feature in enumerate(found)}
+    if near.get(at) != index:
+        return None
+
+    def step(position: int) -> tuple[str, int] | None:
+        if position not in near:
+            return None
+        return query.feature_address(here, near[position], position), near[position]
+
+    up = query.address(here, page=at // PAGE_SIZE)
+    return Way(up=up, previous=step(at - 1), next=step(at + 1))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import uvicorn
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from markupsafe import Markup
@@ -88,6 +88,20 @@ def _errors(app: FastAPI, names: list[str]) -> None:
     _ = missing, unreadable
 
 
+def _asked(
+    search: str = "",
+    status: Status = "",
+    sort: Sort = "density",
+    descending: bool = True,
+    page: Annotated[int, Query(ge=0, le=10**6)] = 0,
+) -> pages.Query:
+    """Return what the address asks of a list."""
+    return pages.Query(search=search, status=status, sort=sort, descending=descending, page=page)
+
+
+Asked = Annotated[pages.Query, Depends(_asked)]
+
+
 def _routes(
     app: FastAPI, databases: Mapping[str, FeatureDatabase], metrics: Mapping[str, Metrics]
 ) -> None:
@@ -96,26 +110,15 @@ def _routes(
     def open_(name: str) -> tuple[Place, FeatureDatabase]:
         if name not in databases:
             raise HTTPException(404, f"There is no dictionary “{name}” here.")
-        database = databases[name]
-        return Place(names=list(databases), name=name, n_latents=database.n_latents), database
+        return Place(names=list(databases), name=name), databases[name]
 
     @app.get("/")
     async def front() -> HTMLResponse:
         return _html(pages.summary_page(Place(names=list(databases)), summaries, metrics))
 
     @app.get("/{name}/")
-    async def listing(
-        name: str,
-        search: str = "",
-        status: Status = "",
-        sort: Sort = "density",
-        descending: bool = True,
-        page: Annotated[int, Query(ge=0, le=10**6)] = 0,
-    ) -> HTMLResponse:
+    async def listing(name: str, query: Asked) -> HTMLResponse:
         place, database = open_(name)
-        query = pages.Query(
-            search=search, status=status, sort=sort, descending=descending, page=page
-        )
         return _html(pages.list_page(place, database, query))
 
     @app.get("/{name}/random")
@@ -124,11 +127,13 @@ def _routes(
         return RedirectResponse(f"{pages.base(place.name)}{secrets.randbelow(database.n_latents)}")
 
     @app.get("/{name}/{index}")
-    async def feature(name: str, index: int) -> HTMLResponse:
+    async def feature(
+        name: str, index: int, query: Asked, at: Annotated[int | None, Query(ge=0, le=10**9)] = None
+    ) -> HTMLResponse:
         place, database = open_(name)
         if not 0 <= index < database.n_latents:
             raise HTTPException(404, f"{name} has features 0 to {database.n_latents - 1:,}.")
-        return _html(pages.feature_page(place, database, index))
+        return _html(pages.feature_page(place, database, index, query, at))
 
     _ = front, listing, random, feature
 
