@@ -1,0 +1,315 @@
+"""Time and memory of one training step of each architecture, beside the encoder product and other libraries.
+
+    python benchmarks/train_step.py [--quick] [--json]
+        [--only topk relu] [--d-in 512] [--n-latents 8192] [--batch 2048] [--k 32] [--repeats 9]
+        [--dead 0.02] [--policy auto] [--device cpu] [--no-peers] [--no-memory]
+
+A step is the trainer's: loss with the dead latents' term, gradients, clipping, fused Adam, norms, dead
+counts. The learning rate is next to nothing, so that each repetition sees the same latents. Kinds
+whose latents are dense at first are shown as they start and, as `relu, sparse`, with biases (or
+thresholds) that leave `k` latents a row.
+
+The floor of a step is the encoder product, 2 · batch · d_in · n_latents operations, in bf16 or fp32.
+Every repetition runs everything one after another, so that a busy moment of the machine meets all; a
+ratio is the median of the ratios within repetitions. `peak_mb` is what a process that makes only this
+step needs above what it needs after importing, and `bound_mb` parameters, gradients, moments and one
+block of encoder products; both are measured in a process of their own.
+
+`make bench-peers` installs the other libraries (benchmarks/peers.py) beside this one and runs this.
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peers import Shape, steps
+
+from monosem.activations.source import Batch, TensorSource
+from monosem.dictionaries.base import Dictionary, architectures
+from monosem.runtime import matmul
+from monosem.training.learner import Learner
+from monosem.training.optim import OptimConfig
+
+Work = Callable[[], object]
+STILL = OptimConfig(lr=1e-12)
+SMALL = Shape(d_in=512, n_latents=8192, batch=2048, k=32)
+LARGE = Shape(d_in=768, n_latents=32_768, batch=4096, k=32)
+POOL = 4
+"""Batches that take turns."""
+STARTS_DENSE = ("relu", "relu_april", "tied", "p_anneal", "gated", "jumprelu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    architecture: str
+    d_in: int
+    n_latents: int
+    batch: int
+    k: int
+    policy: str
+    ms: float
+    ours_over_matmul_bf16: float
+    ours_over_matmul_fp32: float
+    peer_over_ours: dict[str, float]
+    peak_mb: float | None
+    bound_mb: float
+
+
+def activations(shape: Shape, n: int) -> torch.Tensor:
+    """Sparse sums of unit directions with noise: what a dictionary is for; E‖x‖² = d_in."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4 * shape.d_in, shape.d_in, generator=generator)
+    rows /= rows.norm(dim=1, keepdim=True)
+    chosen = torch.randint(0, len(rows), (n, 24), generator=generator)
+    weights = torch.rand(n, 24, generator=generator)
+    x = torch.nn.functional.embedding_bag(chosen, rows, per_sample_weights=weights, mode="sum")
+    x += 0.02 * torch.randn(x.shape, generator=generator)
+    return (x * (shape.d_in**0.5 / x.norm(dim=1).square().mean().sqrt())).to(shape.device)
+
+
+def dictionary_of(architecture: str, shape: Shape, x: torch.Tensor, sparse: bool) -> Dictionary:
+    """A dictionary as a run begins with it, or thinned out to `k` latents a row."""
+    kind = architectures()[architecture]
+    knobs = {"d_in": shape.d_in, "n_latents": shape.n_latents}
+    fields = {f.name for f in dataclasses.fields(kind.config_type)}
+    knobs |= {name: shape.k for name in ("k", "target_l0") if name in fields}
+    dictionary = kind(kind.config_type(**knobs)).to(shape.device)
+    dictionary.initialise_(x, x)
+    if sparse:
+        thin_out_(dictionary, x[:512], shape.k)
+    return dictionary
+
+
+@torch.no_grad()
+def thin_out_(dictionary: Dictionary, x: torch.Tensor, l0: int) -> None:
+    """Lower the biases until about `l0` latents of a row are positive."""
+    low, high = 0.0, 64.0
+    biases = [dictionary.b_enc.clone()]
+    for _ in range(24):
+        middle = (low + high) / 2
+        dictionary.b_enc.copy_(biases[0] - middle)
+        l0_here = float(dictionary.firings(x).sum()) / len(x)
+        low, high = (middle, high) if l0_here > l0 else (low, middle)
+
+
+def our_step(dictionary: Dictionary, pool: list[torch.Tensor], dead: float, policy: str) -> Work:
+    """One step of a learner, `dead` of whose latents have been silent for long."""
+    learner = Learner("it", dictionary, STILL, n_steps=10**6, dead_tokens=10**6)
+    n_dead = round(dead * dictionary.n_latents)
+    learner.state.tokens_since_fired[:n_dead] = 10**7
+    source = TensorSource(pool[0], batch_size=len(pool[0]), seed=0)
+    batches = [Batch(x, x, torch.arange(len(x))) for x in pool]
+    made = 0
+
+    def step() -> None:
+        nonlocal made
+        learner.state.step = 1000  # nothing that a schedule does now and then
+        learner.state.tokens_since_fired[:n_dead] = 10**7
+        learner.state.dead = learner.state.tokens_since_fired >= 10**6
+        with matmul.scope(matmul.check(policy)):
+            learner.step(batches[made % len(batches)], source)
+        made += 1
+
+    return step
+
+
+def product(shape: Shape, kind: torch.dtype) -> Work:
+    """The encoder product alone, into memory that is there."""
+    x = torch.randn(shape.batch, shape.d_in).to(shape.device, kind)
+    weight = torch.randn(shape.n_latents, shape.d_in).to(shape.device, kind).t()
+    out = torch.empty(shape.batch, shape.n_latents, dtype=kind, device=shape.device)
+    return lambda: torch.mm(x, weight, out=out)
+
+
+def seconds(work: Work, device: str) -> float:
+    """Time of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def rows_of(label: str, shape: Shape, given: argparse.Namespace) -> tuple[Row, dict[str, str]]:
+    """Time one architecture beside products and peers; say which peers are missing, and why."""
+    architecture, sparse = label.partition(",")[0], label.endswith("sparse")
+    x = activations(shape, POOL * shape.batch)
+    pool = list(x.split(shape.batch))
+    dictionary = dictionary_of(architecture, shape, x[:8192], sparse)
+    work: dict[str, Work] = {
+        "bf16": product(shape, torch.bfloat16),
+        "fp32": product(shape, torch.float32),
+        "ours": our_step(dictionary, pool, given.dead, given.policy),
+    }
+    missing: dict[str, str] = {}
+    if given.peers and not sparse:
+        for name, step in steps(architecture, shape, pool).items():
+            if isinstance(step, str):
+                missing[name] = step
+            else:
+                work[name] = step
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for repetition in range(given.repeats + 2):
+        for name, step in work.items():
+            took = seconds(step, shape.device)
+            if repetition >= 2:
+                times[name].append(took)
+
+    def ratio(above: str, below: str) -> float:
+        pairs = zip(times[above], times[below], strict=True)
+        return round(statistics.median(a / b for a, b in pairs), 3)
+
+    row = Row(
+        architecture=label,
+        d_in=shape.d_in,
+        n_latents=shape.n_latents,
+        batch=shape.batch,
+        k=shape.k,
+        policy=given.policy,
+        ms=round(statistics.median(times["ours"]) * 1e3, 1),
+        ours_over_matmul_bf16=ratio("ours", "bf16"),
+        ours_over_matmul_fp32=ratio("ours", "fp32"),
+        peer_over_ours={n: ratio(n, "ours") for n in work if n not in ("bf16", "fp32", "ours")},
+        peak_mb=peak(label, shape, given) if given.memory else None,
+        bound_mb=bound(dictionary, shape, given.policy),
+    )
+    return row, missing
+
+
+def bound(dictionary: Dictionary, shape: Shape, policy: str) -> float:
+    """MB of parameters, gradients, two moments, and one block of encoder products."""
+    parameters = sum(p.numel() for p in dictionary.parameters() if p.requires_grad)
+    block = shape.batch * shape.n_latents * (2 if policy == "bf16" else 4)
+    return round((4 * 4 * parameters + block) / 1e6, 1)
+
+
+def peak(label: str, shape: Shape, given: argparse.Namespace) -> float:
+    """MB that a process of its own needs for a few steps, above what importing needs."""
+    command = [sys.executable, __file__, "--peak-of", label, "--policy", given.policy]
+    for name in ("d_in", "n_latents", "batch", "k"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(shape, name))]
+    found = subprocess.run([*command, "--dead", str(given.dead)], capture_output=True, text=True)
+    if found.returncode:
+        raise RuntimeError(found.stderr[-2000:])
+    return float(found.stdout)
+
+
+def print_peak(given: argparse.Namespace, shape: Shape) -> None:
+    """Make a few steps and print the peak above importing and the data, in MB."""
+    label: str = given.peak_of
+    x = activations(shape, shape.batch)
+    before = forget_peak()
+    dictionary = dictionary_of(label.partition(",")[0], shape, x[:2048], label.endswith("sparse"))
+    step = our_step(dictionary, [x], given.dead, given.policy)
+    for _ in range(3):
+        step()
+    print(round((peak_kb() - before) * 1024 / 1e6, 1))
+
+
+def forget_peak() -> int:
+    """KB in use; where the system lets a process forget its peak (Linux), it does."""
+    if not sys.platform.startswith("linux"):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_kb()
+
+
+def peak_kb() -> int:
+    """Highest resident size of this process so far, in KB."""
+    if not sys.platform.startswith("linux"):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+def cases(given: argparse.Namespace) -> list[tuple[str, Shape]]:
+    """What is timed: every architecture at one shape, and in a quick run topk at a large one too."""
+    shape = Shape(**{n: getattr(given, n) for n in ("d_in", "n_latents", "batch", "k", "device")})
+    kinds = [name for name, kind in architectures().items() if kind.trainable]
+    labels = [
+        label
+        for name in kinds
+        for label in ((name, f"{name}, sparse") if name in STARTS_DENSE else (name,))
+        if not given.only or name in given.only
+    ]
+    chosen = [(label, shape) for label in labels]
+    if given.quick and shape == SMALL and (not given.only or "topk" in given.only):
+        chosen.append(("topk", LARGE))
+    return chosen
+
+
+def table(rows: list[Row], missing: dict[str, dict[str, str]]) -> str:
+    """The rows as text, and what is missing from them."""
+    head = f"{'':22s} {'shape':>22s} {'ms':>8s} {'/bf16':>7s} {'/fp32':>7s} {'peak MB':>8s}"
+    lines = [f"{head} {'bound':>7s}  peers / ours"]
+    for row in rows:
+        shape = f"{row.d_in}→{row.n_latents}, {row.batch}"
+        others = ", ".join(f"{name} {value:.1f}" for name, value in row.peer_over_ours.items())
+        lines.append(
+            f"{row.architecture:22s} {shape:>22s} {row.ms:8.1f} {row.ours_over_matmul_bf16:7.2f} "
+            f"{row.ours_over_matmul_fp32:7.2f} {row.peak_mb or 0:8.0f} {row.bound_mb:7.0f}  {others}"
+        )
+    for label, reasons in missing.items():
+        lines += [f"{label}: {library} {why}." for library, why in reasons.items()]
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for name in ("d_in", "n_latents", "batch", "k"):
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=int, default=getattr(SMALL, name))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=0, help="0: 9, or 4 in a quick run")
+    parser.add_argument("--dead", type=float, default=0.02, help="share of latents that are dead")
+    parser.add_argument("--policy", default="auto", choices=("auto", *matmul.POLICIES))
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions; topk large too")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--no-peers", dest="peers", action="store_false")
+    parser.add_argument("--no-memory", dest="memory", action="store_false")
+    parser.add_argument("--peak-of", default="", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.policy == "auto":
+        given.policy = matmul.choose(given.device)
+    given.repeats = given.repeats or (4 if given.quick else 9)
+    return given
+
+
+def main() -> None:
+    """Time everything and print it."""
+    given = parse()
+    if given.peak_of:
+        shape = Shape(**{n: getattr(given, n) for n in ("d_in", "n_latents", "batch", "k")})
+        print_peak(given, shape)
+        return
+    rows: list[Row] = []
+    missing: dict[str, dict[str, str]] = {}
+    for label, shape in cases(given):
+        row, reasons = rows_of(label, shape, given)
+        rows.append(row)
+        if reasons:
+            missing[label] = reasons
+        sys.stderr.write(table([row], {}).splitlines()[1] + "\n")
+    if given.json:
+        print(json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
+    else:
+        print(table(rows, missing))
+
+
+if __name__ == "__main__":
+    main()
