@@ -152,6 +152,27 @@ def test_the_token_store_is_found_recorded_or_given_and_another_one_refused(
         FeatureDatabase.open(copied, tokens=tmp_path / "nowhere")
 
 
+def test_where_the_token_store_lies_is_no_part_of_what_a_database_is(
+    build: Build,
+    dictionary: TopK,
+    model: LanguageModel,
+    store: TokenStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    built = build(out=tmp_path / "home/database")
+    moved = TokenStore.open(shutil.copytree(store.path, tmp_path / "home/moved"))
+    again = build_features(dictionary, model, moved, tmp_path / "home/database", SMALL)
+    assert "already there; used again" in capsys.readouterr().err
+    other = build_features(dictionary, model, moved, tmp_path / "home/other", SMALL)
+    assert again.hash == built.hash == other.hash
+    (tmp_path / "home").rename(tmp_path / "new")  # store and database together
+    assert FeatureDatabase.open(tmp_path / "new/other").store.path == tmp_path / "new/moved"
+    shutil.rmtree(tmp_path / "new/moved")
+    with pytest.raises(ArtifactMissingError, match=r"new/moved` nor at .*Pass where it lies"):
+        FeatureDatabase.open(tmp_path / "new/other")
+
+
 def test_a_dictionary_of_another_width_or_site_is_refused_before_work(build: Build) -> None:
     narrow = TopK(TopKConfig(d_in=16, n_latents=40, k=4))
     with pytest.raises(ShapeMismatchError, match="width"):

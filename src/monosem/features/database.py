@@ -6,11 +6,10 @@ for example in database.examples(17, "top"):   where it fired most, one example 
     database.window(example).pieces            the text around it, exactly as in its document
 """
 
-import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from monosem.core.errors import (
     UnknownNameError,
     unknown_name,
 )
+from monosem.core.whereabouts import candidates
 from monosem.dictionaries.baselines import Neurons
 from monosem.features import schema
 from monosem.features.feature import Example, Feature, Kind, Status, Unit, Window
@@ -252,23 +252,23 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _open_store(found: artifact.Artifact, tokens: Path | str | None) -> TokenStore:
-    recorded = cast(Json, found.config["tokens"])
-    store = TokenStore.open(_store_path(found, recorded) if tokens is None else Path(tokens))
-    if store.hash != recorded["hash"]:
+    built_from = str(found.config["tokens"]["hash"])
+    store = TokenStore.open(_store_path(found) if tokens is None else Path(tokens))
+    if store.hash != built_from:
         raise ConfigError(
             f"The token store `{store.path}` has hash {store.hash}, but `{found.path}` was built from "
-            f"{recorded['hash']}: its examples would show other text. Pass the folder of that store "
+            f"{built_from}: its examples would show other text. Pass the folder of that store "
             "as `tokens`, or build the features again."
         )
     return store
 
 
-def _store_path(found: artifact.Artifact, recorded: Json) -> Path:
-    places = [found.path / recorded["relative"], Path(recorded["path"])]
+def _store_path(found: artifact.Artifact) -> Path:
+    places = candidates(found.summary.get("tokens_at", {}), found.path)
     for place in places:
         if place.is_dir():
-            return Path(os.path.normpath(place))
+            return place
     raise ArtifactMissingError(
-        f"The token store of `{found.path}` is neither at `{os.path.normpath(places[0])}` nor at "
-        f"`{places[1]}`. Pass where it lies now as `tokens`."
+        f"The token store of `{found.path}` is not at {' nor at '.join(f'`{p}`' for p in places)}. "
+        "Pass where it lies now as `tokens`."
     )

@@ -1,6 +1,5 @@
 """What a feature database says of itself: its inputs, whether they are the same, and its sizes."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from monosem.core import artifact
 from monosem.core.config import Json, to_json
 from monosem.core.errors import ConfigError
+from monosem.core.whereabouts import whereabouts
 from monosem.dictionaries.base import Dictionary
 from monosem.features.schema import SQLITE_NAME
 from monosem.features.sparse import FOLDER
@@ -24,19 +24,14 @@ def check_widths(dictionary: Dictionary[Any], place: Place) -> None:
     dictionary.check_width(torch.empty(0, place.width), place.site)
 
 
-def recorded(dictionary: Dictionary[Any], place: Place, out: Path, config: object) -> Json:
-    """Return the configuration of the artifact: the settings, and where and what the inputs are."""
-    store = place.store.path.resolve()
+def recorded(dictionary: Dictionary[Any], place: Place, _out: Path, config: object) -> Json:
+    """Return the configuration of the artifact: the settings, and what the inputs are."""
     model = place.model
     return {
         "features": to_json(config),
         "dictionary": {"hash": weights_hash(dictionary), "config": to_json(dictionary.config)},
         "model": {"name": model.name, "hash": model.hash},
-        "tokens": {
-            "hash": place.store.hash,
-            "path": str(store),
-            "relative": os.path.relpath(store, out.resolve()),
-        },
+        "tokens": {"hash": place.store.hash},
         "dictionary_name": dictionary.architecture,
         "site": place.site,
         "target": dictionary.origin.target or place.site,
@@ -67,7 +62,10 @@ def summary(
     matmul: str,
     seconds: float,
 ) -> Json:
-    """Return counts and sizes: SQLite a latent, token store and sparse activations a token."""
+    """Return counts, sizes (SQLite a latent; token store and sparse activations a token), and a hint.
+
+    The hint is where the token store lies, seen from `folder`: that is renamed where it stands.
+    """
     statuses = statistics.statuses()
     n_places = len(streamed.contexts) * store.context
     n_stored = store.n_tokens("train") + store.n_tokens("heldout")
@@ -84,6 +82,7 @@ def summary(
         "token_store_bytes_a_token": tokens / n_stored,
         "matmul": matmul,
         "seconds": round(seconds, 2),
+        "tokens_at": whereabouts(store.path, folder),
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from monosem.core import artifact
 from monosem.core.config import Json, from_json
 from monosem.core.errors import unknown_name
+from monosem.core.whereabouts import candidates
 from monosem.dictionaries.base import Dictionary, load
 from monosem.rendering.card import card
 from monosem.runtime.runlog import read_log
@@ -27,7 +28,7 @@ def tokens_at(folder: Path) -> list[Path]:
     for place in (folder, folder.resolve().parent):
         hint: Json = artifact.peek_summary(place, KIND).get("tokens_at", {})
         if hint:
-            return [place.resolve() / hint["relative"], Path(hint["path"])]
+            return candidates(hint, place)
     return []
 
 
