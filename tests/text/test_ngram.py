@@ -77,6 +77,21 @@ def test_every_distribution_sums_to_one_and_is_positive(train, order, history) -
     assert (distribution > 0).all()
 
 
+@given(
+    train=contexts,
+    order=st.sampled_from([1, 2, 3]),
+    cuts=st.lists(st.integers(1, 11), max_size=4),
+)
+@settings(max_examples=60, deadline=None)
+def test_tokens_that_come_in_blocks_give_the_same_model(train, order, cuts) -> None:
+    tokens = np.array(train, dtype=np.int64)
+    blocks = [b for b in np.split(tokens, sorted(c for c in cuts if c < len(tokens))) if len(b)]
+    whole = KneserNey.fit(tokens, order, 7)
+    in_parts = KneserNey.fit_blocks(iter(blocks), order, 7)
+    asked = np.random.default_rng(0).integers(0, 7, (20, 5))
+    assert np.array_equal(in_parts.nll(asked), whole.nll(asked))
+
+
 def test_higher_orders_learn_what_lower_ones_cannot() -> None:
     rng = np.random.default_rng(0)
     first = rng.integers(0, 2, (400, 1))
@@ -113,5 +128,9 @@ def test_bad_orders_vocabularies_and_shapes_are_refused() -> None:
         KneserNey.fit(tokens, 2, 2)
     with pytest.raises(ConfigError, match="2 tokens or more"):
         KneserNey.fit(np.zeros((0, 3), dtype=np.int64), 2, 5)
+    with pytest.raises(ConfigError, match="given none"):
+        KneserNey.fit_blocks([], 2, 5)
+    with pytest.raises(TokenizerMismatchError, match="vocabulary of 2"):
+        KneserNey.fit_blocks([tokens % 2, tokens], 2, 2)
     with pytest.raises(ConfigError, match="fewer than"):
         KneserNey.fit(tokens, 3, 2**20)

@@ -1,9 +1,14 @@
 """The language model itself, beside n-gram models: is there anything in it to be found?
 
-Loss of the model and of interpolated Kneser–Ney models of order 1 to 3 fitted on all training
-tokens of the store, on the same held-out contexts and the same targets (the ordinary tokens), in
-nats a token. A model that does not beat the trigram has learnt little that a table could not hold.
+Loss of the model and of interpolated Kneser–Ney models of order 1 to 3 fitted on the training tokens
+of the store, on the same held-out contexts and the same targets (the ordinary tokens), in nats a
+token. A model that does not beat the trigram has learnt little that a table could not hold.
+
+The tables are made from `N_TRAINING_TOKENS` at most, contexts drawn by the seed from all of the
+training split, and a block at a time: about 2 GB for the trigrams of 10^8 tokens of web text.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -17,6 +22,10 @@ from monosem.text.ngram import KneserNey
 from monosem.text.tokens import TokenStore
 
 ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3}
+N_TRAINING_TOKENS = 100_000_000
+"""Training tokens on which an n-gram model is fitted, at most."""
+BLOCK_TOKENS = 2**23
+"""Tokens counted at once."""
 
 
 def evaluate_language_model(
@@ -25,20 +34,27 @@ def evaluate_language_model(
     """Return `loss`, `unigram`, `bigram` and `trigram` on about `n_tokens` held-out tokens."""
     check_fit(model, store)
     contexts = first(visit(store, "heldout", seed), store, n_tokens)
-    return {"loss": _loss(model, store, contexts), **ngram_losses(store, contexts)}
+    return {"loss": _loss(model, store, contexts), **ngram_losses(store, contexts, seed=seed)}
 
 
-def ngram_losses(store: TokenStore, contexts: np.ndarray) -> dict[str, float]:
+def ngram_losses(store: TokenStore, contexts: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """Return the losses of the three n-gram models on the ordinary targets of `contexts`."""
-    train, held = store.tokens(store.contexts("train")), store.tokens(contexts)
+    train = np.sort(first(visit(store, "train", seed), store, N_TRAINING_TOKENS))
+    held = store.tokens(contexts)
     targets = store.ordinary(held)[:, 1:]
     losses: dict[str, float] = {}
     with progress("n-gram models", len(ORDERS)) as bar:
         for name, order in ORDERS.items():
-            ngrams = KneserNey.fit(train, order, store.vocab_size)
+            ngrams = KneserNey.fit_blocks(_tokens(store, train), order, store.vocab_size)
             losses[name] = float(ngrams.nll(held)[targets].mean())
             bar.advance(1)
     return losses
+
+
+def _tokens(store: TokenStore, contexts: np.ndarray) -> Iterator[np.ndarray]:
+    step = max(1, BLOCK_TOKENS // store.context)
+    for start in range(0, len(contexts), step):
+        yield store.tokens(contexts[start : start + step])
 
 
 @torch.no_grad()

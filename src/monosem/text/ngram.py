@@ -13,8 +13,12 @@ Chen & Goodman 1999, "An empirical study of smoothing techniques", equations 25 
 
 Each context stands alone. Its first token is only ever a history; before it stands a mark of the
 beginning, so that the second token's trigram is (beginning, first, second) and needs no exception.
+
+Tokens may come in blocks: only the different n-grams seen so far are kept, 16 bytes each and twice
+that while a block is merged in.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +54,25 @@ class KneserNey:
     @classmethod
     def fit(cls, tokens: Int[np.ndarray, "n context"], order: int, vocab: int) -> "KneserNey":
         """Return the model of `order` 1, 2 or 3 counted on `tokens`."""
+        return cls.fit_blocks([tokens], order, vocab)
+
+    @classmethod
+    def fit_blocks(
+        cls, blocks: Iterable[Int[np.ndarray, "n context"]], order: int, vocab: int
+    ) -> "KneserNey":
+        """Return the same model counted on contexts that come a block at a time."""
         if not 1 <= order <= HIGHEST_ORDER:
             raise ConfigError(
                 f"`order` is {order}; n-gram models are made for 1 to {HIGHEST_ORDER}."
             )
-        _check(tokens, vocab)
         base = vocab + 1
-        grams, counts = np.unique(_keys(tokens, order, base), return_counts=True)
+        grams, counts = np.empty(0, np.int64), np.empty(0, np.int64)
+        for tokens in blocks:
+            _check(tokens, vocab)
+            more = np.unique(_keys(tokens, order, base), return_counts=True)
+            grams, counts = _merged(grams, counts, *more)
+        if len(grams) == 0:
+            raise ConfigError("An n-gram model needs tokens to count; it was given none.")
         levels = [_level(grams, counts, base)]
         for below in range(order - 1, 0, -1):
             grams, counts = np.unique(grams % base**below, return_counts=True)
@@ -99,6 +115,20 @@ def _keys(tokens: Int[np.ndarray, "n context"], order: int, base: int) -> Int[np
     for back in range(order - 1, -1, -1):
         keys = keys * base + padded[:, 2 - back : context + 1 - back]
     return keys.reshape(-1)
+
+
+def _merged(
+    grams: Int[np.ndarray, " grams"],
+    counts: Int[np.ndarray, " grams"],
+    more: Int[np.ndarray, " more"],
+    n_more: Int[np.ndarray, " more"],
+) -> tuple[Int[np.ndarray, " all"], Int[np.ndarray, " all"]]:
+    """Return the sorted n-grams of both with their counts; `counts` is changed in place."""
+    place = np.searchsorted(grams, more)
+    known = np.append(grams, -1)[place] == more
+    counts[place[known]] += n_more[known]
+    new = place[~known]
+    return np.insert(grams, new, more[~known]), np.insert(counts, new, n_more[~known])
 
 
 def _level(
