@@ -84,6 +84,52 @@ def test_resuming_captures_one_block(model, store, monkeypatch):
     assert sum(seen) <= 2 * 1024
 
 
+@pytest.fixture
+def passes(model, monkeypatch) -> list[int]:
+    """How many tokens each pass of the model was given, from here on."""
+    seen: list[int] = []
+    capture = model.capture
+    monkeypatch.setattr(model, "capture", lambda t, s: seen.append(t.numel()) or capture(t, s))
+    return seen
+
+
+def test_a_sample_comes_from_the_block_that_is_captured_anyway(model, store, passes):
+    source = CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024)
+    sample = source.sample(500)
+    take(source, 15)
+    assert sum(passes) == 1024
+    take(source, 2)
+    source.sample(500)
+    assert sum(passes) == 2048
+    torch.testing.assert_close(sample.x[::50], plain(model, store, SITE, sample.rows[::50]))
+
+
+def test_a_sample_larger_than_the_block_captures_what_it_needs_beside_it(model, store, passes):
+    source = CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024)
+    sample = source.sample(1500)
+    assert len(sample.rows.unique()) == 1500
+    assert 1500 < sum(passes) < 1700
+    torch.testing.assert_close(sample.x[::90], plain(model, store, SITE, sample.rows[::90]))
+    first = set(torch.cat([batch.rows for batch in take(source, 15)]).tolist())
+    assert first < set(sample.rows.tolist())
+
+
+def test_a_block_is_no_larger_than_what_will_be_served(model, store, passes):
+    known = {"batch_size": 64, "buffer_tokens": 4096, "n_rows": 640}
+    source = CaptureSource(model, store, SITE, **known)
+    rows = torch.cat([batch.rows for batch in take(source, 10)])
+    assert len(rows.unique()) == 640
+    assert 640 < sum(passes) <= 640 + 3 * store.context
+    resumed = CaptureSource(model, store, SITE, **known)
+    resumed.load_state_dict(source.state_dict())
+    assert torch.equal(take(resumed, 1)[0].rows, take(source, 1)[0].rows)
+    short = CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024, n_rows=10**9)
+    assert (
+        short.n_blocks
+        == CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024).n_blocks
+    )
+
+
 def test_an_unknown_site_is_refused_with_the_nearest(model, store):
     with pytest.raises(UnknownNameError, match=r"Did you mean.*blocks\.0\.mlp\.hook_post"):
         CaptureSource(model, store, "blocks.0.mlp.hook_pots")

@@ -10,6 +10,9 @@ tokens a block holds 2,048 contexts of 128 tokens, a sample of up to 2,048 docum
 each other in the corpus. Memory: buffer_tokens * (d_in + d_out) * 4 bytes (d_out only where another
 site is the target), 512 MiB at width 512.
 
+A sample is drawn from the block at hand, which is captured anyway, and only where that holds fewer rows
+from other contexts, captured for it.
+
 The state is (epoch, block, position). A resumed run captures one block again, in the same passes, and
 goes on bit for bit. Only ordinary tokens are served: no special token, no first position.
 """
@@ -36,8 +39,6 @@ from monosem.text.tokens import Split, TokenStore
 
 PASS_TOKENS = 8192
 """Tokens of one pass of the model."""
-SAMPLE_ROWS_PER_CONTEXT = 32
-"""A sample takes about so many rows of each context it captures."""
 
 
 class CaptureSource:
@@ -52,10 +53,15 @@ class CaptureSource:
         *,
         batch_size: int = 4096,
         buffer_tokens: int = 2**18,
+        n_rows: int | None = None,
         split: Split = "train",
         seed: int = 0,
     ) -> None:
-        """Check that model, store and sites fit together; nothing is captured yet."""
+        """Check that model, store and sites fit together; nothing is captured yet.
+
+        Where it is known that no more than `n_rows` will be served, a block has no more contexts than
+        hold so many.
+        """
         check_fit(model, store)
         check_batch_size(batch_size)
         self._read = str(model.check_site(read))
@@ -74,6 +80,8 @@ class CaptureSource:
         self._model, self._store, self._seed = model, store, seed
         self._epoch, self._block, self._position = 0, 0, 0
         self._order = self._contexts_of(0)
+        if n_rows is not None:
+            self._per_block = self._enough(self._order[: self._per_block], n_rows)
         self._held: _Block | None = None
 
     @property
@@ -127,25 +135,30 @@ class CaptureSource:
         self._order, self._held = self._contexts_of(self._epoch), None
 
     def sample(self, n: int) -> Batch:
-        """Return `n` rows from contexts drawn at random from the whole split."""
+        """Return `n` rows drawn at random: from the block at hand, and others where it has fewer."""
         place = [self._epoch, self._block, self._position]
         generator = np.random.default_rng([self._seed, SAMPLE, *place])
-        order = generator.permutation(self._contexts)
-        wanted = -(-n // min(SAMPLE_ROWS_PER_CONTEXT, max(1, self._store.context // 4)))
-        mask = self._ordinary(order[:wanted])
-        while mask.sum() < n and wanted < len(
-            order
-        ):  # few ordinary tokens here: take more contexts
+        block = self._current()
+        drawn = block.draw(torch.from_numpy(generator.permutation(len(block))[:n]))
+        if len(drawn) == n:
+            return drawn
+        return _joined([drawn, self._elsewhere(n - len(drawn), generator)])
+
+    def _elsewhere(self, n: int, generator: np.random.Generator) -> Batch:
+        """Return `n` rows of contexts outside the block at hand, all there are if fewer."""
+        others = generator.permutation(np.setdiff1d(self._contexts, self._contexts_at_hand()))
+        wanted = -(-n // self._store.context)
+        while wanted < len(others) and self._ordinary(others[:wanted]).sum() < n:
             wanted *= 2
-            mask = self._ordinary(order[:wanted])
+        chosen = others[: self._enough(others[:wanted], n)]
+        mask = self._ordinary(chosen)
         kept = np.zeros(mask.size, dtype=np.bool_)
         kept[generator.permutation(mask.ravel().nonzero()[0])[:n]] = True
-        return self._capture(order[:wanted], kept.reshape(mask.shape))
+        return self._capture(chosen, kept.reshape(mask.shape))
 
     def _current(self) -> "_Block":
         if self._held is None:
-            start = self._block * self._per_block
-            contexts = self._order[start : start + self._per_block]
+            contexts = self._contexts_at_hand()
             rows = self._capture(contexts, self._ordinary(contexts))
             generator = np.random.default_rng([self._seed, 0, self._epoch, self._block])
             self._held = _Block(rows, torch.from_numpy(generator.permutation(len(rows))))
@@ -158,11 +171,20 @@ class CaptureSource:
             self._epoch, self._block = self._epoch + 1, 0
             self._order = self._contexts_of(self._epoch)
 
+    def _contexts_at_hand(self) -> Int64[np.ndarray, " n"]:
+        start = self._block * self._per_block
+        return self._order[start : start + self._per_block]
+
     def _contexts_of(self, epoch: int) -> Int64[np.ndarray, " n_contexts"]:
         return np.random.default_rng([self._seed, 0, epoch]).permutation(self._contexts)
 
     def _ordinary(self, contexts: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, "n pos"]:
         return self._store.ordinary(self._store.tokens(contexts))
+
+    def _enough(self, contexts: Int64[np.ndarray, " n"], n: int) -> int:
+        """Return how many of `contexts`, from the first on, hold `n` ordinary tokens; all if they do not."""
+        counts = self._ordinary(contexts).sum(1).cumsum()
+        return min(len(contexts), int(np.searchsorted(counts, n)) + 1)
 
     def _capture(self, contexts: Int64[np.ndarray, " n"], mask: Bool[np.ndarray, "n pos"]) -> Batch:
         """Return the activations of the tokens that `mask` keeps, context after context."""
@@ -210,10 +232,16 @@ class _Block:
 
     def take(self, places: slice) -> Batch:
         """Return the rows at `places` of the order."""
-        there = self._order_there[places]
+        return self._of(self._order_there[places], self._order[places])
+
+    def draw(self, which: Int64[Tensor, " n"]) -> Batch:
+        """Return the rows `which`, counted as they were captured."""
+        return self._of(which.to(self._rows.x.device), which)
+
+    def _of(self, there: Int64[Tensor, " n"], here: Int64[Tensor, " n"]) -> Batch:
         x = self._rows.x[there]
         target = x if self._rows.target is self._rows.x else self._rows.target[there]
-        return Batch(x, target, self._rows.rows[self._order[places]])
+        return Batch(x, target, self._rows.rows[here])
 
 
 def check_fit(model: LanguageModel, store: TokenStore) -> None:

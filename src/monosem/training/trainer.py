@@ -37,7 +37,7 @@ from monosem.training.settings import TrainConfig
 __all__ = ["TrainConfig", "TrainingRun", "train"]
 
 SAMPLE_ROWS = 32_768
-"""Activations on which scale and initial weights are measured."""
+"""Activations on which scale and initial weights are measured, or as many as the run trains on."""
 
 
 def train(
@@ -64,6 +64,7 @@ def train(
         target,
         batch_size=config.batch_size,
         buffer_tokens=config.buffer_tokens,
+        n_rows=config.n_steps * config.batch_size,
         seed=config.seed,
     )
     for dictionary in config.dictionaries:
@@ -191,12 +192,14 @@ class _Training:
         )
 
     def _begin(self, source: ActivationSource) -> ScaledSource:
+        started = time.monotonic()
         with matmul.scope(self.policy):
-            sample = source.sample(SAMPLE_ROWS)
+            sample = source.sample(min(SAMPLE_ROWS, self.config.n_steps * self.config.batch_size))
             scaled = ScaledSource(source, scale_of(sample.x))
             sample = scaled.scaled(sample)
             for learner in self.learners:
                 learner.dictionary.initialise_(sample.x, sample.target)
+        self.seconds = time.monotonic() - started  # of which most is capturing what is learnt first
         return scaled
 
     def _note(self, batch: Batch, bar: Bar) -> None:
