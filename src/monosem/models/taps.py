@@ -10,6 +10,7 @@ module (norm scale, attention pattern), the module's own output is kept and only
 routed through the explicit formula (`routed`).
 """
 
+import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +34,12 @@ class Tap:
     edits: bool
 
 
-class Place:
+class Place(abc.ABC):
     """How a group of sites in one module is reached."""
 
+    @abc.abstractmethod
     def install(self, board: "Board") -> Remove:
         """Set the hooks that pass activations through `board`, and return what removes them."""
-        raise NotImplementedError
 
 
 class Board:
