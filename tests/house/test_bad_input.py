@@ -12,26 +12,25 @@ from monosem import cli
 from monosem.core import artifact
 
 SITE = "blocks.0.mlp.hook_post"
-Refused = Callable[..., None]
+Refused = Callable[..., str]
 
 
 @pytest.fixture
 def refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Refused:
-    """Run a command in an empty folder; it must say all of `says`, and leave nothing there."""
+    """Run a command in an empty folder; it must refuse, and leave nothing there; what it says."""
     monkeypatch.chdir(tmp_path)
 
-    def run(command: list[str | Path], *says: str, keeps: tuple[str, ...] = ()) -> None:
+    def run(command: list[str | Path], keeps: tuple[str, ...] = ()) -> str:
         code = cli.main([str(word) for word in command])
         out, err = capsys.readouterr()
         assert code == 2, err
         assert out == ""
         assert err.startswith(f"monosem {command[0]}: ")
         assert "Traceback" not in err
-        for words in says:
-            assert words in err, err
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(keeps), "it wrote"
+        return err
 
     return run
 
@@ -49,30 +48,34 @@ def tokens(corpus: str | Path, *more: str) -> list[str | Path]:
 
 def test_an_empty_folder_is_no_corpus(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    refused(tokens("empty"), "`empty`", keeps=("empty",))
+    assert "`empty`" in refused(tokens("empty"), keeps=("empty",))
 
 
 def test_an_empty_file_is_no_corpus(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
-    refused(tokens("empty.txt"), "empty.txt", keeps=("empty.txt",))
+    assert "empty.txt" in refused(tokens("empty.txt"), keeps=("empty.txt",))
 
 
 def test_a_missing_file_is_named(refused: Refused) -> None:
-    refused(tokens("missing.txt"), "`missing.txt`", "Name a path that exists")
+    said = refused(tokens("missing.txt"))
+    assert "`missing.txt`" in said
+    assert "Name a path that exists" in said
 
 
 def test_a_misspelt_corpus_is_answered_with_the_nearest(refused: Refused) -> None:
-    refused(tokens("pyton"), "Did you mean `python`?")
+    assert "Did you mean `python`?" in refused(tokens("pyton"))
 
 
 def test_a_binary_file_is_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 40)
-    refused(tokens("binary.txt"), "binary.txt", keeps=("binary.txt",))
+    assert "binary.txt" in refused(tokens("binary.txt"), keeps=("binary.txt",))
 
 
 def test_a_file_of_an_unknown_kind_is_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    refused(tokens("picture.png"), "picture.png", ".txt", keeps=("picture.png",))
+    said = refused(tokens("picture.png"), keeps=("picture.png",))
+    assert "picture.png" in said
+    assert ".txt" in said
 
 
 def test_tokens_of_another_vocabulary_are_refused(
@@ -81,19 +84,24 @@ def test_tokens_of_another_vocabulary_are_refused(
     other = ["tokens", "--corpora", str(world.home / "corpus"), "--tokenizer", "train:280"]
     assert cli.main([*other, "--context", "32", "--out", str(world.home / "other")]) == 0
     capsys.readouterr()
-    refused(train(world, tokens=world.home / "other"), "280", "300")
+    said = refused(train(world, tokens=world.home / "other"))
+    assert "280" in said
+    assert "300" in said
 
 
 def test_an_unknown_site_is_answered_with_the_nearest(world, refused: Refused) -> None:
-    refused(train(world, "--site", "blocks.0.mlp.hook_pots"), f"Did you mean `{SITE}`")
+    assert f"Did you mean `{SITE}`" in refused(train(world, "--site", "blocks.0.mlp.hook_pots"))
 
 
 def test_a_layer_that_the_model_has_not_is_refused(world, refused: Refused) -> None:
-    refused(train(world, "--site", "blocks.7.mlp.hook_post"), "`blocks.7.mlp.hook_post`")
+    said = refused(train(world, "--site", "blocks.7.mlp.hook_post"))
+    assert "`blocks.7.mlp.hook_post`" in said
 
 
 def test_an_unknown_dictionary_is_answered_with_the_nearest(world, refused: Refused) -> None:
-    refused(train(world, "--dictionaries", "topq"), "`topq`", "Did you mean `topk`?")
+    said = refused(train(world, "--dictionaries", "topq"))
+    assert "`topq`" in said
+    assert "Did you mean `topk`?" in said
 
 
 def test_a_model_of_an_unknown_architecture_is_refused(world, refused: Refused, tmp_path: Path):
@@ -101,17 +109,19 @@ def test_a_model_of_an_unknown_architecture_is_refused(world, refused: Refused, 
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "bloom", "n_layer": 1}))
     command = [folder if word == world.home / "model/model" else word for word in train(world)]
-    refused(command, "bloom", keeps=("strange",))
+    assert "bloom" in refused(command, keeps=("strange",))
 
 
 def test_more_active_latents_than_there_are_is_refused(world, refused: Refused) -> None:
-    refused(train(world, "--k", "33"), "`k` must be in 1..n_latents=32, got 33")
+    assert "`k` must be in 1..n_latents=32, got 33" in refused(train(world, "--k", "33"))
 
 
 def test_a_dictionary_of_another_site_is_refused(world, refused: Refused) -> None:
     command = ["evaluate", world.home / "sae/topk", "--site", "blocks.0.hook_resid_post"]
     read = ["--model", world.home / "model/model", "--tokens", world.home / "tokens"]
-    refused([*command, *read, "--out", "new"], f"`{SITE}`", "`blocks.0.hook_resid_post`")
+    said = refused([*command, *read, "--out", "new"])
+    assert f"`{SITE}`" in said
+    assert "`blocks.0.hook_resid_post`" in said
 
 
 def test_a_dictionary_of_another_width_is_refused(
@@ -124,7 +134,9 @@ def test_a_dictionary_of_another_width_is_refused(
     capsys.readouterr()
     for verb in ("evaluate", "features"):
         read = ["--model", wide / "model", "--tokens", world.home / "tokens", "--out", "new"]
-        refused([verb, world.home / "sae/topk", *read], "64", "512")
+        said = refused([verb, world.home / "sae/topk", *read])
+        assert "64" in said
+        assert "512" in said
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
@@ -141,7 +153,9 @@ def test_a_damaged_artifact_is_refused(
         file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     else:
         file.unlink()
-    refused(train(world, tokens=tmp_path / "tokens"), name, "again", keeps=("tokens",))
+    said = refused(train(world, tokens=tmp_path / "tokens"), keeps=("tokens",))
+    assert name in said
+    assert "again" in said
 
 
 def test_a_truncated_configuration_is_refused(world, refused: Refused, tmp_path: Path) -> None:
@@ -149,12 +163,15 @@ def test_a_truncated_configuration_is_refused(world, refused: Refused, tmp_path:
     config = tmp_path / "sae/config.json"
     config.write_text(config.read_text()[:100])
     command = ["features", tmp_path / "sae", "--model", world.home / "model/model"]
-    refused([*command, "--tokens", world.home / "tokens", "--out", "new"], keeps=("sae",))
+    rest = ["--tokens", world.home / "tokens", "--out", "new"]
+    assert "is not readable JSON" in refused([*command, *rest], keeps=("sae",))
 
 
 def test_another_kind_of_artifact_is_refused_as_input(world, refused: Refused) -> None:
-    refused(train(world, tokens=world.home / "features"), "feature database", "token store")
-    refused(["report", world.home / "tokens", "--out", "new.html"], "token store")
+    said = refused(train(world, tokens=world.home / "features"))
+    assert "feature database" in said
+    assert "token store" in said
+    assert "token store" in refused(["report", world.home / "tokens", "--out", "new.html"])
 
 
 def test_another_kind_of_artifact_is_never_overwritten(
@@ -163,8 +180,10 @@ def test_another_kind_of_artifact_is_never_overwritten(
     shutil.copytree(world.home / "evaluation", tmp_path / "new")
     before = (tmp_path / "new/config.json").read_bytes()
     for command in (train(world), tokens(world.home / "corpus")):
-        refused(command, "evaluation", "Choose another", keeps=("new",))
-        refused([*command, "--fresh"], "evaluation", "Choose another", keeps=("new",))
+        for asked in (command, [*command, "--fresh"]):
+            said = refused(asked, keeps=("new",))
+            assert "evaluation" in said
+            assert "Choose another" in said
     assert (tmp_path / "new/config.json").read_bytes() == before
 
 
@@ -172,7 +191,9 @@ def test_foreign_files_are_never_overwritten(world, refused: Refused, tmp_path: 
     (tmp_path / "new").mkdir()
     (tmp_path / "new/thesis.tex").touch()
     for command in (train(world), tokens(world.home / "corpus", "--fresh")):
-        refused(command, "other files", "Choose", keeps=("new",))
+        said = refused(command, keeps=("new",))
+        assert "other files" in said
+        assert "Choose" in said
 
 
 @pytest.mark.parametrize("verb", ["tokens", "pretrain", "train", "evaluate", "features", "report"])

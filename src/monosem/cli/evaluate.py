@@ -101,6 +101,8 @@ def open_dictionaries(folder: Path) -> dict[str, Dictionary[Any]]:
         raise ArtifactKindError(
             f"`{folder}` holds a {kind}. Pass the folder of a {RUN} or of a {DICTIONARY}."
         )
+    if (folder / CONFIG_NAME).is_file():
+        artifact.read(folder, DICTIONARY)  # damaged, or another program's: it says which
     raise ArtifactMissingError(
         f"There is no {RUN} or {DICTIONARY} at `{folder}`. Make one with `monosem train`."
     )
