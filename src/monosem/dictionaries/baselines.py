@@ -21,7 +21,7 @@ from monosem.dictionaries.config import at_least
 from monosem.dictionaries.latents import RaggedLatents, SparseLatents, ragged_from_dense
 from monosem.dictionaries.losses import mse
 from monosem.kernels.dense import count_positive
-from monosem.kernels.select import top_k
+from monosem.kernels.select import largest_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,5 +122,6 @@ class Neurons(Dictionary[NeuronsConfig], name="neurons", config=NeuronsConfig):
         """Nothing to do: twice the activations are twice the latents."""
 
     def _top(self, x: Float[Tensor, "batch d_in"]) -> SparseLatents:
-        values, indices = top_k(x.relu(), self.config.k)
-        return SparseLatents(values, indices.int(), self.n_latents)
+        latents = x.relu()
+        indices = largest_positive(latents, self.config.k)
+        return SparseLatents(latents.gather(1, indices), indices.int(), self.n_latents)

@@ -29,8 +29,9 @@ def geometric_median(
 
 def unit_rows_(weight: Float[Tensor, "n d"]) -> None:
     """Divide each row by its norm, in place; a row of zeros stays."""
-    norms = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
-    weight.div_(norms.clamp_min_(torch.finfo(weight.dtype).tiny))
+    for rows in weight.split(_at_once(weight)):
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        rows.div_(norms.clamp_min_(torch.finfo(weight.dtype).tiny))
 
 
 def remove_parallel_(gradient: Float[Tensor, "n d"], rows: Float[Tensor, "n d"]) -> None:
@@ -39,5 +40,27 @@ def remove_parallel_(gradient: Float[Tensor, "n d"], rows: Float[Tensor, "n d"])
     g <- g - (g · d) d: a step along a unit row would be undone by renormalising it, and would only
     feed Adam's moments with noise.
     """
-    along = torch.linalg.vecdot(gradient, rows)
-    gradient.addcmul_(rows, along[:, None], value=-1)
+    n = _at_once(gradient)
+    for some, along in zip(gradient.split(n), rows.split(n), strict=True):
+        lengths = (some * along).sum(1, keepdim=True)
+        some.addcmul_(along, lengths, value=-1)
+
+
+def directions(
+    d_in: int, d_out: int, n_latents: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "d_in n_latents"], Float[Tensor, "n_latents d_out"]]:
+    """Random unit encoder columns and decoder rows to start from; the same ones where widths agree.
+
+    One latent's encoder vector is contiguous in memory: the sparse kernels read it whole.
+    """
+    W_dec = torch.randn(n_latents, d_out, generator=generator)
+    unit_rows_(W_dec)
+    same = d_in == d_out
+    rows = W_dec.clone() if same else torch.randn(n_latents, d_in, generator=generator)
+    unit_rows_(rows)
+    return rows.t(), W_dec
+
+
+def _at_once(weight: Float[Tensor, "n d"]) -> int:
+    """Rows to read twice in a row: on the CPU so few that they stay in the caches between."""
+    return 512 if weight.device.type == "cpu" else max(1, len(weight))

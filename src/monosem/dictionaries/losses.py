@@ -3,9 +3,10 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from monosem.kernels.dense import product
-from monosem.kernels.select import top_k
+from monosem.kernels.select import largest_positive
 
 
 def mse(
@@ -16,7 +17,7 @@ def mse(
     >>> mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
     tensor(2.)
     """
-    return (prediction - target).square().mean()
+    return functional.mse_loss(prediction, target)
 
 
 def normalised_mse(
@@ -48,8 +49,8 @@ def aux_k(
     """
     latents = pre.relu()
     if pre.shape[1] > k:
-        values, indices = top_k(latents, k)
-        latents = torch.zeros_like(latents).scatter(1, indices, values)
+        places = largest_positive(latents.detach(), k)
+        latents = torch.zeros_like(latents).scatter(1, places, latents.gather(1, places))
     return normalised_mse(product(latents, rows).to(rows.dtype), residual.detach()).nan_to_num(
         0.0, 0.0, 0.0
     )

@@ -1,10 +1,12 @@
 """Dense products under the matmul policy, for dictionaries whose latents are computed all at once."""
 
-import numpy as np
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from monosem.kernels import workspace
 from monosem.runtime import matmul
 
 AT_ONCE, FEWEST_ROWS = 2**21, 256
@@ -48,22 +50,34 @@ def count_products_above_zero(
 
     The products are looked at block by block in the caches, and kept nowhere.
     """
-    kind = policy_type(x)
-    x, weight, bias = x.to(kind), weight.to(kind), bias.to(kind)
     if x.device.type != "cpu":
-        return count_positive(torch.addmm(bias, x, weight))
+        kind = policy_type(x)
+        return count_positive(torch.addmm(bias.to(kind), x.to(kind), weight.to(kind)))
     counts = torch.zeros(len(bias), dtype=torch.int64)
-    rows = max(FEWEST_ROWS, AT_ONCE // len(bias))
-    block = large_empty(min(rows, len(x)), len(bias), kind)
-    for some in x.split(rows):
-        counts += count_positive(torch.addmm(bias, some, weight, out=block[: len(some)]))
+    for block in product_blocks(x, weight, bias):
+        counts += count_positive(block)
     return counts
 
 
-def large_empty(n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
-    """An uninitialised `[n, m]` on the CPU, cheap to touch for the first time.
+def product_blocks(
+    x: Float[Tensor, "batch d"], weight: Float[Tensor, "d n"], bias: Float[Tensor, " n"]
+) -> Iterator[Float[Tensor, "rows n"]]:
+    """`x @ weight + bias` on the CPU under the matmul policy, block by block of rows.
 
-    NumPy asks the kernel for huge pages, torch's allocator does not: first touching 32 MB in pages of
-    4 kB costs a fifth of the product that fills them.
+    All blocks are the same memory, small enough to be looked at while it is in the caches.
     """
-    return torch.from_numpy(np.empty((n, m), dtype=f"i{kind.itemsize}")).view(kind)
+    kind, n = policy_type(x), len(bias)
+    rows = max(1, min(max(FEWEST_ROWS, AT_ONCE // n), len(x)))
+    block = workspace.empty("products", rows, n, kind)
+    if kind == x.dtype:
+        for some in x.split(rows):
+            yield torch.addmm(bias, some, weight, out=block[: len(some)])
+        return
+    # the bias is the weight of one more input, always 1: adding it to the product takes 8 % longer
+    width = len(weight)
+    rounded = workspace.empty("rounded weight", n, width + 1, kind)
+    rounded[:, :width], rounded[:, width] = weight.t(), bias
+    inputs = torch.ones(len(x), width + 1, dtype=kind)
+    inputs[:, :width] = x
+    for some in inputs.split(rows):
+        yield torch.mm(some, rounded.t(), out=block[: len(some)])

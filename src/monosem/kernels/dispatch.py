@@ -1,16 +1,16 @@
 """Which kernel runs where: by device and type of numbers, never by guess.
 
-CPU in float32 or float64: `sparse_cpu` and `relu_cpu`. CUDA decodes with torch's own
+CPU in float32 or float64: `sparse_cpu`, `relu_cpu` and `dead_cpu`. CUDA decodes with torch's own
 `embedding_bag`. Everything else, and every other type, takes the plain `reference`, which never makes
 the host wait for the device.
 """
 
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from monosem.kernels import reference, relu_cpu, sparse_cpu
+from monosem.kernels import dead_cpu, reference, relu_cpu, sparse_cpu
 from monosem.kernels.pattern import Pattern
 
 
@@ -50,6 +50,29 @@ def autoencode(
     tensors = x, centre, W_enc, b_enc, W_dec
     kernel = relu_cpu if has_cpu_kernel(*tensors) else reference
     return kernel.autoencode(*tensors)
+
+
+def dead_error(
+    x: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+    dead: Bool[Tensor, " n_latents"],
+    residual: Float[Tensor, "batch d_out"],
+    k: int,
+) -> Float[Tensor, ""]:
+    """The error that the `k` strongest dead latents of each row leave of the residual; 0 without any.
+
+    Which latents are dead stays on a device: asking would stop the host in each step.
+    """
+    tensors = x, centre, W_enc, b_enc, W_dec
+    if not has_cpu_kernel(*tensors, residual):
+        return reference.dead_error(*tensors, dead, residual, k)
+    places = dead.nonzero()[:, 0]
+    if len(places) == 0:
+        return residual.new_zeros(())
+    return dead_cpu.dead_error(*tensors, places, residual.detach(), k)
 
 
 def has_cpu_kernel(*tensors: Tensor) -> bool:

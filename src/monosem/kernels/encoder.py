@@ -3,18 +3,20 @@
 Where the matmul policy is bf16 the product that chooses is made in bf16, `MARGIN` latents more than
 `k` are kept, and their values are computed again exactly: rounding to 8 bits misplaces latents only
 near the cut, within these. Values and gradients are fp32 under every policy.
+
+On the CPU only positive pre-activations are searched for. A row with fewer than `k` of them is filled
+up with others, whose latents are zero whichever they are.
 """
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32
 from torch import Tensor
 
 from monosem.kernels import reference, sparse_cpu
-from monosem.kernels.dense import AT_ONCE, FEWEST_ROWS, large_empty
+from monosem.kernels.dense import policy_type, product_blocks
 from monosem.kernels.dispatch import has_cpu_kernel
 from monosem.kernels.pattern import Pattern, even
-from monosem.kernels.select import top_k
-from monosem.runtime import matmul
+from monosem.kernels.select import largest_positive
 
 MARGIN = 8
 """Candidates beyond `k` that are scored again (none of 8,192 rows measured needed more)."""
@@ -27,15 +29,17 @@ def encode_top_k(
     b_enc: Float[Tensor, " n_latents"],
     k: int,
 ) -> tuple[Float[Tensor, "batch k"], Pattern]:
-    """The `k` largest pre-activations of each row, differentiable, and which latents they are."""
+    """The `k` largest positive pre-activations of each row, differentiable, and which latents they are."""
     n_latents = W_enc.shape[1]
     if not has_cpu_kernel(x, centre, W_enc, b_enc):
         pre = reference.pre_activations(x, centre, W_enc, b_enc)
-        indices = top_k(pre.detach(), k)[1]
+        indices = largest_positive(pre.detach(), k)
         return pre.gather(1, indices), even(indices.int(), n_latents)
     with torch.no_grad():
-        values, pattern = _choose(x - centre, W_enc, b_enc, k)
-    return sparse_cpu.encode_at(x, centre, W_enc, b_enc, pattern, values), pattern
+        centred = x - centre
+        values, indices = _choose(centred, W_enc, b_enc, k)
+    pattern = even(indices, n_latents)
+    return sparse_cpu.encode_at(x, centre, W_enc, b_enc, pattern, values, centred), pattern
 
 
 def _choose(
@@ -43,31 +47,28 @@ def _choose(
     W_enc: Float[Tensor, "d_in n_latents"],
     b_enc: Float[Tensor, " n_latents"],
     k: int,
-) -> tuple[Float[Tensor, "batch k"], Pattern]:
-    n_latents = W_enc.shape[1]
-    if matmul.current() != "bf16" or k + MARGIN >= n_latents:
-        values, indices = top_k(torch.addmm(b_enc, x, W_enc), k)
-        return values, even(indices.int(), n_latents)
-    candidates = _candidates(x, W_enc, b_enc, k + MARGIN)
-    pattern = even(candidates.int(), n_latents)
-    exact = sparse_cpu.inner(x, W_enc, pattern) + b_enc[candidates]
+) -> tuple[Float[Tensor, "batch k"], Int32[Tensor, "batch k"]]:
+    if policy_type(x) == x.dtype:
+        return _largest(x, W_enc, b_enc, k)
+    candidates = _largest(x, W_enc, b_enc, min(k + MARGIN, len(b_enc)))[1]
+    exact = sparse_cpu.inner(x, W_enc, even(candidates, len(b_enc))) + b_enc[candidates]
     values, kept = exact.topk(k, dim=1, sorted=False)
-    return values, even(candidates.gather(1, kept).int(), n_latents)
+    return values, candidates.gather(1, kept)
 
 
-def _candidates(
+def _largest(
     x: Float[Tensor, "batch d_in"],
     W_enc: Float[Tensor, "d_in n_latents"],
     b_enc: Float[Tensor, " n_latents"],
     n: int,
-) -> Int64[Tensor, "batch n"]:
-    """The `n` largest pre-activations of each row, as a product in bf16 sees them."""
-    n_latents = W_enc.shape[1]
-    rows = max(1, min(max(FEWEST_ROWS, AT_ONCE // n_latents), len(x)))
-    x, W_enc, b_enc = x.bfloat16(), W_enc.bfloat16(), b_enc.bfloat16()
-    block = large_empty(rows, n_latents, torch.bfloat16)
-    found = torch.empty(len(x), n, dtype=torch.int64)
-    for some, out in zip(x.split(rows), found.split(rows), strict=True):
-        rough = torch.addmm(b_enc, some, W_enc, out=block[: len(some)])
-        out.copy_(top_k(rough, n)[1])
-    return found
+) -> tuple[Float[Tensor, "batch n"], Int32[Tensor, "batch n"]]:
+    """The `n` largest positive pre-activations of each row, as the policy's product sees them."""
+    values = torch.empty(len(x), n, dtype=policy_type(x))
+    indices = torch.empty(len(x), n, dtype=torch.int32)
+    first = 0
+    for block in product_blocks(x, W_enc, b_enc):
+        rows = slice(first, first + len(block))
+        found = largest_positive(block, n)
+        values[rows], indices[rows] = block.gather(1, found), found
+        first += len(block)
+    return values, indices

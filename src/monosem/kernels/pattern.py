@@ -20,8 +20,8 @@ class Transposed:
     """Entries of the pattern, flattened, sorted by latent."""
     rows: Int32[Tensor, " entries"]
     """Row of each entry in that order."""
-    starts: Int32[Tensor, " n_latents"]
-    """Where the entries of each latent begin."""
+    starts: Int32[Tensor, " n_latents_and_one"]
+    """Where the entries of each latent begin; the last one is where the last latent's end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Pattern:
         flat = self.indices.flatten()
         order = flat.sort(stable=True).indices
         counts = torch.bincount(flat, minlength=self.n_latents)
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)[:-1]])
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return Transposed(order, self.rows[order], starts.int())
 
     def __len__(self) -> int:

@@ -6,11 +6,12 @@ Also what runs where there is no kernel; every operation exists on every device.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from monosem.kernels.dense import count_positive, policy_type
+from monosem.kernels.dense import count_positive, policy_type, product
 from monosem.kernels.pattern import Pattern
+from monosem.kernels.select import largest_positive
 
 
 class Autoencoded(NamedTuple):
@@ -53,6 +54,37 @@ def decode_at(
     empty = values.new_zeros(len(pattern), pattern.n_latents)
     places = pattern.rows, pattern.indices.flatten()
     return empty.index_put(places, values.flatten(), accumulate=True) @ W_dec
+
+
+def dead_error(
+    x: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+    dead: Bool[Tensor, " n_latents"],
+    residual: Float[Tensor, "batch d_out"],
+    k: int,
+) -> Float[Tensor, ""]:
+    """How badly the `k` strongest dead latents of each row reconstruct what the living left over.
+
+        latents = relu(top_k(pre of dead latents))        e = residual
+        ‖latents @ W_dec - e‖² / ‖e - mean of e‖², 0 where all rows of e are alike, NaN -> 0
+
+    `pre` carries the gradient to the encoder vectors of the dead; the residual carries none. Whether
+    rows are alike is decided before dividing, so that no gradient is ever NaN. Gao et al. 2024,
+    arXiv:2406.04093, section A.2.
+    """
+    residual = residual.detach()
+    latents = pre_activations(x, centre, W_enc, b_enc).masked_fill(~dead, -torch.inf).relu()
+    if k < len(dead):
+        places = largest_positive(latents.detach(), k)
+        latents = torch.zeros_like(latents).scatter(1, places, latents.gather(1, places))
+    error = (product(latents, W_dec).to(W_dec.dtype) - residual).square().sum()
+    spread = (residual - residual.mean(0)).square().sum()
+    alike = spread <= torch.finfo(spread.dtype).tiny
+    shown = torch.where(alike, 0 * error, error / torch.where(alike, 1.0, spread))
+    return shown.nan_to_num(0.0, 0.0, 0.0)
 
 
 def autoencode(

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from monosem.kernels import sparse_cpu
-from monosem.kernels.dense import count_positive, large_empty, policy_type
+from monosem.kernels.dense import count_positive, policy_type
 from monosem.kernels.pattern import Pattern
 from monosem.kernels.reference import Autoencoded
+from monosem.kernels.workspace import large_empty
 
 ROWS = 1024
 """Rows of a block: 8 MB of 4,096 latents in bfloat16."""

@@ -11,15 +11,20 @@ says the same with dense matrices.
 
 import functools
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from monosem.kernels import workspace
 from monosem.kernels.pattern import Pattern
+
+AT_ONCE = 2**18
+"""Numbers of a gradient made at once, which stay in the caches until they are where they belong."""
 
 
 def encode_at(
@@ -29,12 +34,16 @@ def encode_at(
     b_enc: Float[Tensor, " n_latents"],
     pattern: Pattern,
     values: Float[Tensor, "*entries"],
+    centred: Float[Tensor, "batch d_in"] | None = None,
 ) -> Float[Tensor, "*entries"]:
     """Give the pre-activations `values` at the chosen places their gradients.
 
     Whoever chose has computed them already; `inner(x - centre, W_enc, pattern)` plus the biases.
+    `centred` is `x - centre`, if it is at hand too.
     """
-    return _EncodeAt.apply(x, centre, W_enc, b_enc, pattern, values)  # pyright: ignore[reportReturnType]
+    with torch.no_grad():
+        centred = x - centre if centred is None else centred
+    return _EncodeAt.apply(x, centre, W_enc, b_enc, pattern, values, centred)  # pyright: ignore[reportReturnType]
 
 
 def decode_at(
@@ -59,41 +68,82 @@ def scatter_sum(
 ) -> Float[Tensor, "n_latents d"]:
     """For each latent, the weighted sum of the batch rows that chose it."""
     seen = pattern.transposed
-    sorted_weights = weights.flatten()[seen.order]
     return functional.embedding_bag(
-        seen.rows, vectors, seen.starts, per_sample_weights=sorted_weights, mode="sum"
+        seen.rows,
+        vectors,
+        seen.starts,
+        per_sample_weights=weights.flatten()[seen.order],
+        mode="sum",
+        include_last_offset=True,
     )
+
+
+def scatter_blocks(
+    weights: Float[Tensor, "*entries"], vectors: Float[Tensor, "batch d"], pattern: Pattern
+) -> Iterator[Float[Tensor, "some d"]]:
+    """The same block by block of latents, each small enough to be used while it is in the caches."""
+    seen = pattern.transposed
+    weights = weights.flatten()[seen.order]
+    n = max(1, AT_ONCE // vectors.shape[1])
+    for first in range(0, pattern.n_latents, n):
+        starts = seen.starts[first : first + n + 1]
+        entries = slice(int(starts[0]), int(starts[-1]))
+        yield functional.embedding_bag(
+            seen.rows[entries],
+            vectors,
+            starts - starts[0],
+            per_sample_weights=weights[entries],
+            mode="sum",
+            include_last_offset=True,
+        )
 
 
 def inner(
     vectors: Float[Tensor, "batch d"], columns: Float[Tensor, "d n_latents"], pattern: Pattern
 ) -> Float[Tensor, "*entries"]:
     """Dot product of each row of the batch with each column it chose."""
+    if len(pattern) > pattern.n_latents:
+        found = _products(pattern.row_starts, pattern.indices.flatten(), vectors, columns)
+        return found.view(pattern.indices.shape)
+    # by latent: the larger matrix is read once from end to end, the smaller one stays in the caches
+    seen = pattern.transposed
+    found = torch.empty_like(pattern.indices, dtype=vectors.dtype)
+    found.view(-1)[seen.order] = _products(seen.starts, seen.rows, columns.t(), vectors.t())
+    return found
+
+
+def _products(
+    row_starts: Int32[Tensor, " n_and_one"],
+    indices: Int32[Tensor, " entries"],
+    rows: Float[Tensor, "n d"],
+    columns: Float[Tensor, "d m"],
+) -> Float[Tensor, " entries"]:
+    """Entries of `rows @ columns` at the places of compressed sparse rows."""
     _announce_sparse_rows()
     places = torch.sparse_csr_tensor(
-        pattern.row_starts,
-        pattern.indices.flatten(),
-        vectors.new_zeros(pattern.indices.numel()),
-        (len(pattern), pattern.n_latents),
+        row_starts,
+        indices,
+        rows.new_zeros(len(indices)),
+        (len(rows), columns.shape[1]),
         check_invariants=False,
     )
-    found = torch.sparse.sampled_addmm(places, vectors, columns, beta=0.0).values()
-    return found.view(pattern.indices.shape)
+    return torch.sparse.sampled_addmm(places, rows, columns, beta=0.0).values()
 
 
 class _EncodeAt(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
-        centre: Tensor,
+        x: Tensor,  # noqa: ARG004 (its gradient is asked for, as of the next)
+        centre: Tensor,  # noqa: ARG004
         W_enc: Tensor,
-        b_enc: Tensor,  # noqa: ARG004 (its gradient is asked for)
+        b_enc: Tensor,  # noqa: ARG004
         pattern: Pattern,
         values: Tensor,
+        centred: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(x, centre, W_enc)
-        ctx.pattern = pattern
+        ctx.save_for_backward(W_enc)
+        ctx.pattern, ctx.centred = pattern, centred
         return values.clone()  # an output may not be an input that wants no gradient
 
     @staticmethod
@@ -102,7 +152,7 @@ class _EncodeAt(torch.autograd.Function):
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor | None, ...]:
         (gradient,) = grad_outputs
-        x, centre, W_enc = ctx.saved_tensors
+        (W_enc,) = ctx.saved_tensors
         pattern: Pattern = ctx.pattern
         rows = W_enc.t().contiguous()  # no copy where encoder vectors are contiguous, as ours are
         d_b_enc = gradient.new_zeros(pattern.n_latents)
@@ -111,8 +161,11 @@ class _EncodeAt(torch.autograd.Function):
         return (
             gather_sum(gradient.contiguous(), rows, pattern) if needs_x else None,
             -(d_b_enc @ rows) if needs_centre else None,
-            scatter_sum(gradient, x - centre, pattern).t() if needs_W_enc else None,
+            _deliver(W_enc, gradient, ctx.centred, pattern, transposed=True)
+            if needs_W_enc
+            else None,
             d_b_enc if needs_b_enc else None,
+            None,
             None,
             None,
         )
@@ -136,9 +189,26 @@ class _DecodeAt(torch.autograd.Function):
         needs_values, needs_W_dec, _ = ctx.needs_input_grad
         return (
             inner(gradient, W_dec.t(), pattern) if needs_values else None,
-            scatter_sum(values, gradient, pattern) if needs_W_dec else None,
+            _deliver(W_dec, values, gradient, pattern) if needs_W_dec else None,
             None,
         )
+
+
+def _deliver(
+    weight: Tensor,
+    weights: Float[Tensor, "*entries"],
+    vectors: Float[Tensor, "batch d"],
+    pattern: Pattern,
+    *,
+    transposed: bool = False,
+) -> Tensor | None:
+    """The gradient of `weight`; None if the workspace keeps it."""
+    kept = workspace.gradient(weight, transposed=transposed)
+    if kept is not None:
+        kept.add(scatter_blocks(weights, vectors, pattern))
+        return None
+    gradient = scatter_sum(weights, vectors, pattern)
+    return gradient.t() if transposed else gradient
 
 
 @functools.cache

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from monosem.activations.source import ActivationSource, Batch
 from monosem.core.config import Json
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.base import Dictionary, TrainState
+from monosem.kernels import workspace
+from monosem.kernels.workspace import Workspace
 from monosem.metrics.reconstruction import fvu
-from monosem.training.optim import OptimConfig, adam
+from monosem.training.optim import OptimConfig, adam, step_clipped
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 OBSERVED_ROWS = 1024
@@ -37,6 +39,7 @@ class Learner:
         self.name, self.dictionary, self._optim = name, dictionary, optim
         self._dead_tokens = dead_tokens
         self.optimizer = adam(dictionary.parameters(), optim)
+        self._workspace = Workspace(dictionary.parameters())
         device = dictionary.W_dec.device
         silent = torch.zeros(dictionary.n_latents, dtype=torch.int64, device=device)
         self.state = TrainState(
@@ -59,12 +62,13 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         dictionary.schedule_(state)
-        terms = dictionary.loss_terms(batch.x, batch.target, state)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        with workspace.scope(self._workspace):
+            terms = dictionary.loss_terms(batch.x, batch.target, state)
+            torch.stack(list(terms.values())).sum().backward()
+        self._workspace.deliver_()
         dictionary.before_step_()
-        nn.utils.clip_grad_norm_(dictionary.parameters(), self._optim.clip)
-        self.optimizer.step()
+        step_clipped(self.optimizer, self._optim.clip)
         dictionary.after_step_()
         self._terms = {name: term.detach() for name, term in terms.items()}
         self._count(len(batch))

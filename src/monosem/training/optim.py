@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adam import adam as fused_adam
 
 from monosem.core.errors import ConfigError
 
@@ -74,3 +75,39 @@ def adam(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim
                 "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
             }
     return optimizer
+
+
+def step_clipped(optimizer: torch.optim.Adam, clip: float) -> None:
+    """Step with gradients scaled down together to a norm of at most `clip`.
+
+    Fused Adam divides gradients by `grad_scale` as it reads them, which saves a pass over them; and it
+    copies a gradient whose columns are contiguous, though not its transpose.
+    """
+    everything = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.get_total_norm([p.grad for p in everything if p.grad is not None])
+    for group in optimizer.param_groups:
+        mine = [p for p in group["params"] if p.grad is not None]
+        states = [optimizer.state[p] for p in mine]
+        beta1, beta2 = group["betas"]
+        fused_adam(
+            [_stored(p.detach()) for p in mine],
+            [_stored(p.grad) for p in mine],
+            [_stored(state["exp_avg"]) for state in states],
+            [_stored(state["exp_avg_sq"]) for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            grad_scale=(norm / clip).clamp_min(1.0).float(),
+            amsgrad=False,
+            maximize=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+        )
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """The tensor as it lies in memory: a matrix whose columns are contiguous, transposed."""
+    return tensor.t() if tensor.dim() == 2 and not tensor.is_contiguous() else tensor

@@ -1,0 +1,146 @@
+"""What the dead make of what the living left over, on the CPU: the value and all gradients in one go.
+
+    pre    = (x - centre) @ W_enc[:, dead] + b_enc[dead]
+    error  = ‖relu(top_k(pre)) @ W_dec[dead] - residual‖² / ‖residual - its mean‖²
+
+Five dense products of the dead latents' width, in the policy's type; `reference.dead_error` says the
+same with all latents. While more than `SHARE` of the latents are dead, only the first rows of the
+batch, which come in no order, stand for the whole: as many as keep the products as small as with
+`SHARE`, and their error is scaled up, so that its expectation stays what it is.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from monosem.kernels import workspace
+from monosem.kernels.dense import policy_type
+from monosem.kernels.select import largest_positive
+
+SHARE = 0.05
+"""Share of dead latents from which on rows are left out."""
+FEWEST_ROWS = 512
+"""But never so many that fewer than these remain."""
+AT_ONCE = 512
+"""Rows looked at while they are in the caches."""
+
+
+def dead_error(
+    x: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+    dead: Int64[Tensor, " n_dead"],
+    residual: Float[Tensor, "batch d_out"],
+    k: int,
+) -> Float[Tensor, ""]:
+    """The error that the `k` strongest of the latents `dead` leave of each row of `residual`."""
+    return _DeadError.apply(x, centre, W_enc, b_enc, W_dec, dead, residual, k)  # pyright: ignore[reportReturnType]
+
+
+def n_rows(batch: int, n_dead: int, n_latents: int) -> int:
+    """How many rows of a batch stand for it."""
+    fair = math.ceil(batch * min(1.0, SHARE * n_latents / n_dead))
+    return min(batch, max(FEWEST_ROWS, fair))
+
+
+class _DeadError(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        centre: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        dead: Tensor,
+        residual: Tensor,
+        k: int,
+    ) -> Tensor:
+        n = n_rows(len(x), len(dead), len(b_enc))
+        kind = policy_type(x)
+        centred = (x[:n] - centre).to(kind)
+        columns, rows = W_enc.t()[dead].to(kind), W_dec[dead].to(kind)
+        bias = b_enc[dead].to(kind)
+        latents = torch.empty(n, len(dead), dtype=kind)
+        d_pre, differences = torch.empty_like(latents), torch.empty(n, rows.shape[1], dtype=kind)
+        error = x.new_zeros(())
+        parts = (t.split(AT_ONCE) for t in (centred, residual[:n], latents, d_pre, differences))
+        for some, wanted, active, slope, difference in zip(*parts, strict=True):
+            _keep_largest_(torch.addmm(bias, some, columns.t(), out=active).relu_(), k)
+            found = torch.mm(active, rows) - wanted
+            error += torch.linalg.vector_norm(found).square()
+            difference.copy_(found)
+            torch.mm(difference, rows.t(), out=slope)
+            torch.ops.aten.threshold_backward.grad_input(slope, active, 0, grad_input=slope)
+        scale = _scale(residual) * (len(x) / n)
+        error *= scale
+        ctx.dead, ctx.scale = dead, torch.where(error.isfinite(), 2 * scale, 0.0)
+        needs_x = ctx.needs_input_grad[0]
+        d_x = (d_pre @ columns).to(x.dtype) if needs_x else None
+        # one product with ones: summing bfloat16 along the batch takes twice as long
+        d_b_enc = (d_pre.new_ones(1, n) @ d_pre)[0].to(x.dtype)
+        d_columns, d_rows = d_pre.t() @ centred, latents.t() @ differences
+        ctx.save_for_backward(W_enc, W_dec, d_columns, d_b_enc, d_rows, d_x)
+        return error.nan_to_num_(0.0, 0.0, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
+        W_enc, W_dec, d_columns, d_b_enc, d_rows, d_x = ctx.saved_tensors
+        scale = grad_outputs[0] * ctx.scale
+        dead: Tensor = ctx.dead
+        needs_x, needs_centre, needs_W_enc, needs_b_enc, needs_W_dec, *_ = ctx.needs_input_grad
+        d_b_enc = d_b_enc * scale
+        d_bias = d_b_enc.new_zeros(W_enc.shape[1]).index_add_(0, dead, d_b_enc)
+        return (
+            d_x * scale if needs_x else None,
+            -(d_b_enc @ W_enc.t()[dead]) if needs_centre else None,
+            _deliver(W_enc, dead, d_columns * scale, transposed=True) if needs_W_enc else None,
+            d_bias if needs_b_enc else None,
+            _deliver(W_dec, dead, d_rows * scale) if needs_W_dec else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _keep_largest_(latents: Float[Tensor, "batch n_dead"], k: int) -> None:
+    if latents.shape[1] > k:
+        places = largest_positive(latents, k)
+        values = latents.gather(1, places)
+        latents.zero_().scatter_(1, places, values)
+
+
+def _scale(residual: Float[Tensor, "batch d_out"]) -> Float[Tensor, ""]:
+    """One divided by the residual's squared distance from its mean; zero where all rows are alike."""
+    mean, spread = residual.mean(0), residual.new_zeros(())
+    for some in residual.split(AT_ONCE):
+        spread += torch.linalg.vector_norm(some - mean).square()
+    alike = spread <= torch.finfo(spread.dtype).tiny
+    return torch.where(alike, 0.0, 1 / torch.where(alike, 1.0, spread))
+
+
+def _deliver(
+    weight: Tensor,
+    places: Int64[Tensor, " n_dead"],
+    rows: Float[Tensor, "n_dead d"],
+    *,
+    transposed: bool = False,
+) -> Tensor | None:
+    """The gradient of `weight` from some of its rows; None if the workspace keeps it."""
+    rows = rows.to(weight.dtype)
+    kept = workspace.gradient(weight, transposed=transposed)
+    if kept is not None:
+        kept.add_at(places, rows)
+        return None
+    whole = weight.t() if transposed else weight
+    gradient = torch.zeros_like(whole).index_add_(0, places, rows)
+    return gradient.t() if transposed else gradient

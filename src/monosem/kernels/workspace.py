@@ -1,0 +1,122 @@
+"""Workspace: memory that a training step uses again and again.
+
+A page of memory takes longer to touch for the first time than to fill, and autograd takes new memory
+for every gradient and for every sum of two. Inside `scope(workspace)` kernels take what is large and
+short-lived from it, and add the gradients of large weights up in its own memory, where they stay;
+autograd then hears nothing of them, and `deliver_` hands them to the optimiser. Outside of a scope,
+and for weights that are not its own, everything is as autograd wants it.
+"""
+
+import contextlib
+from collections.abc import Generator, Iterable
+from contextvars import ContextVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+
+class Gradient:
+    """Gradient of one weight, added up where it stays; `rows` are those of its memory."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self.weight = weight
+        self.transposed = not weight.is_contiguous()
+        n, m = weight.t().shape if self.transposed else weight.shape
+        self.rows: Float[Tensor, "n m"] = large_empty(n, m, weight.dtype)
+        self._begun, self._few = False, list[tuple[Tensor, Tensor]]()
+
+    def add(self, blocks: Iterable[Float[Tensor, "some m"]]) -> None:
+        """Add what comes in blocks of rows, all rows in turn."""
+        first = 0
+        for block in blocks:
+            rows = self.rows[first : first + len(block)]
+            first += len(block)
+            if self._begun:
+                rows.add_(block)
+            else:
+                rows.copy_(block)
+        self._begun = True
+
+    def add_at(self, places: Int64[Tensor, " some"], rows: Float[Tensor, "some m"]) -> None:
+        """Add to some rows only; which costs what they cost, if all rows are added too."""
+        self._few.append((places, rows))
+
+    def deliver_(self) -> None:
+        """Make the sum the weight's gradient, together with what autograd brought."""
+        if not self._begun and not self._few:
+            return
+        if not self._begun:
+            self.rows.zero_()
+        for places, rows in self._few:
+            self.rows.index_add_(0, places, rows)
+        self._begun, self._few = False, []
+        gradient = self.rows.t() if self.transposed else self.rows
+        self.weight.grad = gradient if self.weight.grad is None else gradient.add_(self.weight.grad)
+
+
+class Workspace:
+    """Buffers by name, and the gradients of `parameters` that are matrices on the CPU."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter] = ()) -> None:
+        self._buffers: dict[str, Tensor] = {}
+        self._gradients = [Gradient(weight) for weight in parameters if _is_dense_matrix(weight)]
+
+    def empty(self, name: str, n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
+        """An uninitialised `[n, m]`; the same one each time, so not for what must outlive a call."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != (n, m) or buffer.dtype != kind:
+            buffer = self._buffers[name] = large_empty(n, m, kind)
+        return buffer
+
+    def gradient(self, weight: Tensor, *, transposed: bool) -> Gradient | None:
+        """Where to add the gradient of `weight`, if it is ours and lies in memory as said."""
+        for gradient in self._gradients:
+            if gradient.weight is weight and gradient.transposed == transposed:
+                return gradient
+        return None
+
+    def deliver_(self) -> None:
+        """Make the sums the gradients of their weights."""
+        for gradient in self._gradients:
+            gradient.deliver_()
+
+
+_current: ContextVar[Workspace | None] = ContextVar("workspace", default=None)
+
+
+@contextlib.contextmanager
+def scope(workspace: Workspace) -> Generator[None]:
+    """Let kernels use `workspace` inside the block."""
+    token = _current.set(workspace)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def empty(name: str, n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
+    """An uninitialised `[n, m]` on the CPU, from the workspace where there is one."""
+    workspace = _current.get()
+    return large_empty(n, m, kind) if workspace is None else workspace.empty(name, n, m, kind)
+
+
+def gradient(weight: Tensor, *, transposed: bool = False) -> Gradient | None:
+    """Where to add the gradient of `weight`, whose rows (or columns) are contiguous; None: return it."""
+    workspace = _current.get()
+    return None if workspace is None else workspace.gradient(weight, transposed=transposed)
+
+
+def large_empty(n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
+    """An uninitialised `[n, m]` on the CPU, cheap to touch for the first time.
+
+    NumPy asks the kernel for huge pages, torch's allocator does not: first touching 32 MB in pages of
+    4 kB costs a fifth of the product that fills them.
+    """
+    return torch.from_numpy(np.empty((n, m), dtype=f"i{kind.itemsize}")).view(kind)
+
+
+def _is_dense_matrix(weight: nn.Parameter) -> bool:
+    contiguous = weight.dim() == 2 and (weight.is_contiguous() or weight.t().is_contiguous())
+    return contiguous and weight.device.type == "cpu" and weight.requires_grad
