@@ -4,36 +4,30 @@
     x_hat   = latents @ W_dec + b_dec
     loss    = mse(x_hat, target) + l1 * mean over the batch of Σ latents
 
-The bias before the encoder is minus the decoder's, which starts at the geometric median. Rows of
-`W_dec` are unit vectors: the gradient along each row is removed before the step, and the rows are
-normalised after it. Latents that were silent for a window of steps are resampled (resampling.py) at
-four times of the run. Bricken et al. 2023, transformer-circuits.pub/2023/monosemantic-features,
-appendix "Advice for training sparse autoencoders".
+The bias before the encoder is minus the decoder's, which starts at the geometric median; rows of
+`W_dec` are unit vectors (unit_norm.py). Latents that were silent for a window of steps are resampled
+(resampling.py) at four times of the run. Bricken et al. 2023,
+transformer-circuits.pub/2023/monosemantic-features, appendix "Advice for training sparse autoencoders".
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
 from monosem.core.errors import ConfigError
-from monosem.dictionaries.base import (
-    Dictionary,
-    DictionaryConfig,
-    RaggedLatents,
-    SampleSource,
-    TrainState,
-)
+from monosem.dictionaries.base import DictionaryConfig, RaggedLatents, SampleSource, TrainState
 from monosem.dictionaries.config import at_least, share
-from monosem.dictionaries.geometry import geometric_median, remove_parallel_, unit_rows_
+from monosem.dictionaries.geometry import unit_rows_
 from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.losses import mse
 from monosem.dictionaries.resampling import draw, forget_, rebirth_
+from monosem.dictionaries.unit_norm import UnitNorm
 from monosem.kernels import dispatch
-from monosem.kernels.dense import product
+from monosem.kernels.dense import count_products_above_zero, product
 
 ENCODER_SHARE = 0.2
 """Length of a reborn encoder vector, as a share of the mean of the living."""
@@ -62,7 +56,7 @@ class ReLUConfig(DictionaryConfig):
         share("resample_inputs", self.resample_inputs)
 
 
-class ReLU(Dictionary[ReLUConfig], name="relu", config=ReLUConfig):
+class ReLU(UnitNorm[ReLUConfig], name="relu", config=ReLUConfig):
     """The dictionary of Bricken et al."""
 
     loss_scale: ClassVar[str] = "mean over entries"
@@ -92,6 +86,12 @@ class ReLU(Dictionary[ReLUConfig], name="relu", config=ReLUConfig):
         return ragged_from_dense(self.encode(x))
 
     @override
+    def firings(self, x: Float[Tensor, "batch d_in"]) -> Int64[Tensor, " n_latents"]:
+        """The same count, without a list of entries that nobody reads."""
+        self.check_width(x)
+        return count_products_above_zero(x - self.centre, self.W_enc, self.b_enc)
+
+    @override
     def loss_terms(
         self,
         x: Float[Tensor, "batch d_in"],
@@ -103,25 +103,6 @@ class ReLU(Dictionary[ReLUConfig], name="relu", config=ReLUConfig):
         self.firing = seen.firing
         penalty = self.config.l1 * seen.total / len(x)
         return {"mse": mse(seen.decoded + self.b_dec, target), "l1": penalty}
-
-    @override
-    def initialise_(
-        self, x: Float[Tensor, "sample d_in"], target: Float[Tensor, "sample d_out"]
-    ) -> None:
-        """Put `b_dec` at the geometric median of the targets."""
-        with torch.no_grad():
-            self.b_dec.copy_(geometric_median(target))
-
-    @override
-    def before_step_(self) -> None:
-        """Keep the gradient of `W_dec` perpendicular to its rows."""
-        if self.W_dec.grad is not None:
-            remove_parallel_(self.W_dec.grad, self.W_dec.detach())
-
-    @override
-    def after_step_(self) -> None:
-        """Make the rows of `W_dec` unit vectors again."""
-        unit_rows_(self.W_dec.detach())
 
     def resampling_steps(self, n_steps: int) -> list[int]:
         """Steps after which dead latents are resampled in a run of `n_steps`."""
