@@ -38,7 +38,13 @@ def trained() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(
     scope="session",
-    params=["trained", "models/stories260k", "models/babyllama-361", "tokenizers/gpt2"],
+    params=[
+        "trained",
+        "models/stories260k",
+        "models/babyllama-361",
+        "tokenizers/gpt2",
+        "tokenizers/mistral-v1",
+    ],
 )
 def any_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     if request.param == "trained":

@@ -70,11 +70,3 @@ def test_what_cannot_work_is_refused(tmp_path) -> None:
         train_tokenizer([], 300, context=16)
     with pytest.raises(UnknownNameError, match="No tokenizer could be loaded"):
         load_tokenizer(tmp_path)
-
-
-def test_a_sentencepiece_file_alone_is_told_how_to_be_converted(tmp_path) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
-    with pytest.raises(
-        ConfigError, match=r"SentencePiece `tokenizer\.model` and no `tokenizer\.json`"
-    ):
-        load_tokenizer(tmp_path)

@@ -20,9 +20,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from monosem.core.errors import ConfigError, CorpusError, UnknownNameError
 from monosem.text.document import Document
+from monosem.text.sentencepiece import CONVERT, MODEL, load_sentencepiece
 
 BOS = "<|bos|>"
 N_BYTES = 256
+HUGGING_FACE = ("tokenizer.json", "tokenizer_config.json")
+"""Files that say more of a tokenizer than its SentencePiece model does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +94,16 @@ def train_tokenizer(
 def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer of an embedded model, a folder, or a hub name, in that order."""
     place = _place(str(name_or_folder))
+    model = Path(place) / MODEL
+    if model.is_file() and not any((Path(place) / name).is_file() for name in HUGGING_FACE):
+        return load_sentencepiece(model)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
-        if (Path(place) / "tokenizer.model").is_file():
+        if model.is_file():
             raise ConfigError(
-                f"`{name_or_folder}` holds a SentencePiece `tokenizer.model` and no `tokenizer.json`. "
-                "Convert it once: `pip install sentencepiece`, then load it with transformers' "
-                "`AutoTokenizer` and `save_pretrained` into a folder."
+                f"`{name_or_folder}` holds a SentencePiece `{MODEL}` with settings of transformers, and "
+                f"no `tokenizer.json`. {CONVERT}"
             ) from error
         raise UnknownNameError(
             f"No tokenizer could be loaded from `{name_or_folder}`: {str(error).splitlines()[0]} "
