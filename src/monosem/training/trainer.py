@@ -8,7 +8,6 @@ the machine's arithmetic: stopped at any moment, even by SIGKILL, the same call 
 last checkpoint in `OUT.checkpoint` and ends with the same weights, bit for bit.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -23,6 +22,7 @@ from monosem.core import artifact
 from monosem.core.config import Json, to_json
 from monosem.core.errors import ArtifactKindError, ResumeError
 from monosem.core.progress import Bar, progress
+from monosem.core.whereabouts import whereabouts
 from monosem.dictionaries.base import architecture
 from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
@@ -161,7 +161,7 @@ class _Training:
             "epochs": self.source.epoch,
             "dead_tokens": config.dead_tokens,
             "seconds": round(self.seconds, 1),
-            "tokens_at": _place(store.path, out),
+            "tokens_at": whereabouts(store.path, out),
         }
         record = {**self.identity, "machine": self._machine()}
         with artifact.writing(
@@ -262,12 +262,6 @@ class _Training:
                     f"{where} made with {name} {recorded[name]}; here it is {value}, so it would not go "
                     f"on bit for bit. Use the same {name}, or pass `--fresh` to start again."
                 )
-
-
-def _place(path: Path, out: Path) -> Json:
-    """Return where an input lies, by itself and seen from `out`: a hint, the hash is what counts."""
-    there = path.resolve()
-    return {"path": str(there), "relative": os.path.relpath(there, out.resolve())}
 
 
 def _check_same(out: Path, identity: Json) -> None:
