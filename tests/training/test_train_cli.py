@@ -94,7 +94,10 @@ def test_a_knob_reaches_the_architectures_that_have_it():
 
 
 def test_every_knob_has_a_help_text_though_it_be_inherited():
-    assert all(text[0] != " " for _, text in verb._knobs().values())
+    texts = {name: text for name, (_, text) in verb._knobs().items()}
+    assert all(text[0] != " " and "  " not in text for text in texts.values())
+    assert texts["k"].count("Number of active latents") == 1, "the same text twice"
+    assert "topk: 32" in texts["k"]
 
 
 def test_a_knob_that_no_architecture_has_is_refused():

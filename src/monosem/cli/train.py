@@ -205,18 +205,27 @@ def _all_arguments() -> type:
 def _knobs() -> dict[str, tuple[Any, str]]:
     """Return name, type and help of every knob that is an architecture's own."""
     common = {f.name for f in dataclasses.fields(DictionaryConfig)}
-    knobs: dict[str, tuple[Any, str]] = {}
+    hints: dict[str, Any] = {}
+    said: dict[str, dict[tuple[str, str], list[str]]] = {}
     for name, kind in architectures().items():
         if not kind.trainable:
             continue
-        hints, texts = get_type_hints(kind.config_type), _texts(kind.config_type)
+        own, texts = get_type_hints(kind.config_type), _texts(kind.config_type)
         for knob in dataclasses.fields(kind.config_type):
             if knob.name in common:
                 continue
-            text = f"{texts.get(knob.name, '')} ({name}: {knob.default})"
-            before = knobs.get(knob.name)
-            knobs[knob.name] = (hints[knob.name], f"{before[1]} {text}" if before else text)
-    return knobs
+            hints[knob.name] = own[knob.name]
+            same = (texts.get(knob.name, ""), str(knob.default))
+            said.setdefault(knob.name, {}).setdefault(same, []).append(name)
+    return {knob: (hints[knob], _help(said[knob])) for knob in hints}
+
+
+def _help(said: dict[tuple[str, str], list[str]]) -> str:
+    """Return what architectures say of one knob, each text once, with who has which default."""
+    defaults: dict[str, list[str]] = {}
+    for (text, default), names in said.items():
+        defaults.setdefault(text, []).append(f"{', '.join(names)}: {default}")
+    return " ".join(f"{text} ({'; '.join(own)})" for text, own in defaults.items())
 
 
 def _texts(kind: type) -> dict[str, str]:
@@ -232,7 +241,7 @@ def _texts(kind: type) -> dict[str, str]:
             if not isinstance(above, ast.AnnAssign) or not isinstance(above.target, ast.Name):
                 continue
             if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                texts[above.target.id] = str(below.value.value)
+                texts[above.target.id] = " ".join(str(below.value.value).split())
     return texts
 
 
