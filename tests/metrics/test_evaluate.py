@@ -17,7 +17,6 @@ from monosem.metrics.evaluate import (
     EvaluateConfig,
     evaluate,
     evaluate_many,
-    evaluate_neurons,
 )
 from monosem.metrics.firing import Firing
 from monosem.metrics.stream import visit
@@ -249,8 +248,6 @@ def test_the_neuron_basis_has_the_first_dictionarys_l0(found, dictionary, model,
     assert many["neurons"]["config"]["k"] == round(found["l0"])
     assert "fvu" not in many["neurons_all"]
     assert many["neurons_all"]["n_latents"] == 24
-    alone = evaluate_neurons(model, store, SMALL, site=SITE, k=round(found["l0"]))
-    assert alone == {name: many[name] for name in ("neurons", "neurons_all")}
 
 
 def test_a_dictionary_with_more_latents_on_than_there_are_neurons_is_measured(model, store):

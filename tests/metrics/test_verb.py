@@ -6,9 +6,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from monosem.cli import evaluate as verb
 from monosem.cli import main
+from monosem.core import artifact
 from monosem.core.errors import ArtifactKindError, ConfigError, ShapeMismatchError
 from monosem.dictionaries.topk import TopK, TopKConfig
-from monosem.metrics.record import read_evaluation
+from monosem.metrics.record import KIND
 from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokensConfig, build_token_store
 
@@ -90,9 +91,8 @@ def test_results_are_kept_used_again_and_made_anew_only_on_request(work, capsys,
     assert main([*command, "--seed", "1"]) == 2
     assert "`--fresh`" in capsys.readouterr().err
     assert main([*command, "--seed", "1", "--fresh"]) == 0
-    assert read_evaluation(tmp_path / "kept")["dictionaries"]["topk"]["l0"] == pytest.approx(
-        4, abs=1
-    )
+    kept = artifact.read(tmp_path / "kept", KIND).summary
+    assert kept["dictionaries"]["topk"]["l0"] == pytest.approx(4, abs=1)
 
 
 def test_a_dictionary_of_another_width_is_refused(work, tmp_path):

@@ -103,7 +103,7 @@ def build_features(
     place = Place(model, store, stream.site_of({dictionary.architecture: dictionary}, site))
     place.check()
     record.check_widths(dictionary, place)
-    recorded = record.recorded(dictionary, place, out, config)
+    recorded = record.recorded(dictionary, place, config)
     artifact.check_target(out, KIND)
     if not fresh and (out / artifact.CONFIG_NAME).is_file():
         found = artifact.read(out, KIND)

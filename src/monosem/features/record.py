@@ -24,7 +24,7 @@ def check_widths(dictionary: Dictionary[Any], place: Place) -> None:
     dictionary.check_width(torch.empty(0, place.width), place.site)
 
 
-def recorded(dictionary: Dictionary[Any], place: Place, _out: Path, config: object) -> Json:
+def recorded(dictionary: Dictionary[Any], place: Place, config: object) -> Json:
     """Return the configuration of the artifact: the settings, and what the inputs are."""
     model = place.model
     return {

@@ -123,20 +123,6 @@ def evaluate_many(
     return _measure({**own, **_neurons(place, k)}, place, config, firing or {})
 
 
-def evaluate_neurons(
-    model: LanguageModel,
-    store: TokenStore,
-    config: EvaluateConfig | None = None,
-    *,
-    site: str,
-    k: int,
-) -> dict[str, Json]:
-    """Return the measures of the neuron basis alone: `neurons` (top k) and `neurons_all`."""
-    place = Place(model, store, site)
-    place.check()
-    return _measure(_neurons(place, k), place, config or EvaluateConfig(), {})
-
-
 def check(dictionaries: Mapping[str, AnyDictionary], place: Place) -> None:
     """Raise unless every dictionary belongs to the site, and the model can read the store."""
     place.check()

@@ -5,7 +5,7 @@ of the store, on the same held-out contexts and the same targets (the ordinary t
 token. A model that does not beat the trigram has learnt little that a table could not hold.
 
 The tables are made from `N_TRAINING_TOKENS` at most, contexts drawn by the seed from all of the
-training split, and a block at a time: about 2 GB for the trigrams of 10^8 tokens of web text.
+training split, and a block at a time: about 2 GB for the trigrams of 10^8 tokens drawn from a Zipf law.
 """
 
 from collections.abc import Iterator

@@ -98,11 +98,6 @@ def write_evaluation(
     return results
 
 
-def read_evaluation(path: Path | str) -> Json:
-    """Return the results kept at `path`."""
-    return artifact.read(Path(path), KIND).summary
-
-
 def weights_hash(dictionary: AnyDictionary) -> str:
     """Return a hash of a dictionary's configuration and weights, saved or not."""
     digest = hashlib.sha256(content_hash(dictionary.config).encode())
