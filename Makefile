@@ -36,7 +36,7 @@ test: install
 	$(BIN)/pytest -m 'not slow' -n 2
 
 test-slow: install
-	$(BIN)/pytest -m slow -n 2
+	$(BIN)/pytest -m slow -n 2 --dist loadgroup
 
 check: install
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ import pytest
 
 from monosem.features.database import FeatureDatabase
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("large")]  # one worker makes it once
 SITE = "blocks.6.hook_resid_post"
 VOCAB = 50_257
 MODEL = "gpt2-shape"

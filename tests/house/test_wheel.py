@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "src" / "monosem"
 TINY = ["--n-latents", "64", "--n-tokens", "40000", "--n-density-tokens", "20000"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]  # one worker makes it once
 
 
 @pytest.fixture(scope="module")
