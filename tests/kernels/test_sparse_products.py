@@ -50,6 +50,21 @@ def test_decoding_equals_its_reference_in_values_and_gradients() -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("of", ["square", "residual", "both"])
+def test_a_residual_equals_its_reference_in_values_and_gradients(of: str) -> None:
+    t, chosen = tensors(), pattern()
+    target = torch.randn(BATCH, D, dtype=torch.float64).requires_grad_()
+    inputs = [t["values"], t["W_dec"], t["centre"]]
+    found: list[list[Tensor]] = []
+    for module in (sparse_cpu, reference):
+        left = module.residual_at(*inputs, chosen, target)
+        parts = {"square": left.square[None], "residual": left.residual}
+        parts["both"] = left.residual * left.square
+        found.append([*left, *gradients(parts[of], [*inputs, target])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("contiguous_rows", [True, False])
 def test_encoding_equals_its_reference_in_values_and_gradients(contiguous_rows: bool) -> None:
     t, k = tensors(), K
@@ -65,12 +80,14 @@ def test_encoding_equals_its_reference_in_values_and_gradients(contiguous_rows: 
         torch.testing.assert_close(a, b)
 
 
-def test_inner_products_do_not_need_sorted_latents() -> None:
+@pytest.mark.parametrize("times", [1, 4])  # fewer rows than latents, and more
+def test_inner_products_do_not_need_sorted_latents(times: int) -> None:
     t, chosen = tensors(), pattern()
-    shuffled = even(chosen.indices[:, torch.randperm(K)], N)
-    found = sparse_cpu.inner(t["x"].detach(), t["W_enc"].detach(), shuffled)
-    dense = t["x"] @ t["W_enc"]
-    torch.testing.assert_close(found, dense.gather(1, shuffled.indices.long()).detach())
+    shuffled = even(chosen.indices[:, torch.randperm(K)].repeat(times, 1), N)
+    x = t["x"].detach().repeat(times, 1)
+    found = sparse_cpu.inner(x, t["W_enc"].detach(), shuffled)
+    dense = x @ t["W_enc"].detach()
+    torch.testing.assert_close(found, dense.gather(1, shuffled.indices.long()))
 
 
 def test_the_transposed_pattern_lists_the_rows_of_each_latent() -> None:

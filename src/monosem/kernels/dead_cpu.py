@@ -1,7 +1,8 @@
 """What the dead make of what the living left over, on the CPU: the value and all gradients in one go.
 
     pre    = (x - centre) @ W_enc[:, dead] + b_enc[dead]
-    error  = ‖relu(top_k(pre)) @ W_dec[dead] - residual‖² / ‖residual - its mean‖²
+    y      = relu(top_k(pre)) @ W_dec[dead]
+    error  = ‖scale * y - residual‖² / ‖residual - its mean‖²
 
 Five dense products of the dead latents' width, in the policy's type; `reference.dead_error` says the
 same with all latents. While more than `SHARE` of the latents are dead, only the first rows of the
@@ -19,11 +20,12 @@ from torch.autograd.function import once_differentiable
 
 from monosem.kernels import workspace
 from monosem.kernels.dense import policy_type
+from monosem.kernels.reference import fitted_scale
 from monosem.kernels.select import largest_positive
 
-SHARE = 0.05
-"""Share of dead latents from which on rows are left out."""
-FEWEST_ROWS = 512
+SHARE = 0.025
+"""Share of dead latents from which on rows are left out; it keeps this below 15 % of a step."""
+FEWEST_ROWS = 256
 """But never so many that fewer than these remain."""
 AT_ONCE = 512
 """Rows looked at while they are in the caches."""
@@ -38,9 +40,11 @@ def dead_error(
     dead: Int64[Tensor, " n_dead"],
     residual: Float[Tensor, "batch d_out"],
     k: int,
+    *,
+    fit: bool,
 ) -> Float[Tensor, ""]:
     """The error that the `k` strongest of the latents `dead` leave of each row of `residual`."""
-    return _DeadError.apply(x, centre, W_enc, b_enc, W_dec, dead, residual, k)  # pyright: ignore[reportReturnType]
+    return _DeadError.apply(x, centre, W_enc, b_enc, W_dec, dead, residual, k, fit)  # pyright: ignore[reportReturnType]
 
 
 def n_rows(batch: int, n_dead: int, n_latents: int) -> int:
@@ -61,26 +65,31 @@ class _DeadError(torch.autograd.Function):
         dead: Tensor,
         residual: Tensor,
         k: int,
+        fit: bool,
     ) -> Tensor:
         n = n_rows(len(x), len(dead), len(b_enc))
         kind = policy_type(x)
-        centred = (x[:n] - centre).to(kind)
         columns, rows = W_enc.t()[dead].to(kind), W_dec[dead].to(kind)
         bias = b_enc[dead].to(kind)
+        centred = torch.empty(n, x.shape[1], dtype=kind)
         latents = torch.empty(n, len(dead), dtype=kind)
         d_pre, differences = torch.empty_like(latents), torch.empty(n, rows.shape[1], dtype=kind)
-        error = x.new_zeros(())
-        parts = (t.split(AT_ONCE) for t in (centred, residual[:n], latents, d_pre, differences))
-        for some, wanted, active, slope, difference in zip(*parts, strict=True):
-            _keep_largest_(torch.addmm(bias, some, columns.t(), out=active).relu_(), k)
-            found = torch.mm(active, rows) - wanted
+        error, stretch = x.new_zeros(()), x.new_ones(())
+        for first in range(0, n, AT_ONCE):
+            some = slice(first, min(first + AT_ONCE, n))
+            active, slope = latents[some], d_pre[some]
+            centred[some].copy_(x[some] - centre)
+            _keep_largest_(torch.addmm(bias, centred[some], columns.t(), out=active).relu_(), k)
+            found = torch.mm(active, rows).to(x.dtype)
+            if fit and first == 0:
+                stretch = fitted_scale(found, residual[some])
+            found.mul_(stretch).sub_(residual[some])
             error += torch.linalg.vector_norm(found).square()
-            difference.copy_(found)
-            torch.mm(difference, rows.t(), out=slope)
+            torch.mm(differences[some].copy_(found), rows.t(), out=slope)
             torch.ops.aten.threshold_backward.grad_input(slope, active, 0, grad_input=slope)
         scale = _scale(residual) * (len(x) / n)
         error *= scale
-        ctx.dead, ctx.scale = dead, torch.where(error.isfinite(), 2 * scale, 0.0)
+        ctx.dead, ctx.scale = dead, torch.where(error.isfinite(), 2 * scale * stretch, 0.0)
         needs_x = ctx.needs_input_grad[0]
         d_x = (d_pre @ columns).to(x.dtype) if needs_x else None
         # one product with ones: summing bfloat16 along the batch takes twice as long
@@ -106,6 +115,7 @@ class _DeadError(torch.autograd.Function):
             _deliver(W_enc, dead, d_columns * scale, transposed=True) if needs_W_enc else None,
             d_bias if needs_b_enc else None,
             _deliver(W_dec, dead, d_rows * scale) if needs_W_dec else None,
+            None,
             None,
             None,
             None,

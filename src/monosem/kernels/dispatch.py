@@ -29,6 +29,20 @@ def decode(
     return reference.decode_at(values, W_dec, pattern)
 
 
+def residual(
+    values: Float[Tensor, "*entries"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    pattern: Pattern,
+    target: Float[Tensor, "batch d_out"],
+) -> reference.Residual:
+    """What decoder rows and `b_dec` leave of `target`, and the sum of its squares, differentiable."""
+    if has_cpu_kernel(values, W_dec, b_dec, target):
+        return sparse_cpu.residual_at(values, W_dec, b_dec, pattern, target)
+    left = target - (decode(values, W_dec, pattern) + b_dec)
+    return reference.Residual(left, left.square().sum())
+
+
 def decode_ragged(
     values: Float[Tensor, " entries"],
     indices: Int32[Tensor, " entries"],
@@ -61,18 +75,21 @@ def dead_error(
     dead: Bool[Tensor, " n_latents"],
     residual: Float[Tensor, "batch d_out"],
     k: int,
+    *,
+    fit: bool = False,
 ) -> Float[Tensor, ""]:
     """The error that the `k` strongest dead latents of each row leave of the residual; 0 without any.
 
-    Which latents are dead stays on a device: asking would stop the host in each step.
+    With `fit` they may all be multiplied by the one number that suits them best. Which latents are
+    dead stays on a device: asking would stop the host in each step.
     """
     tensors = x, centre, W_enc, b_enc, W_dec
     if not has_cpu_kernel(*tensors, residual):
-        return reference.dead_error(*tensors, dead, residual, k)
+        return reference.dead_error(*tensors, dead, residual, k, fit=fit)
     places = dead.nonzero()[:, 0]
     if len(places) == 0:
         return residual.new_zeros(())
-    return dead_cpu.dead_error(*tensors, places, residual.detach(), k)
+    return dead_cpu.dead_error(*tensors, places, residual.detach(), k, fit=fit)
 
 
 def has_cpu_kernel(*tensors: Tensor) -> bool:

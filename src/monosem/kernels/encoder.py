@@ -51,7 +51,8 @@ def _choose(
     if policy_type(x) == x.dtype:
         return _largest(x, W_enc, b_enc, k)
     candidates = _largest(x, W_enc, b_enc, min(k + MARGIN, len(b_enc)))[1]
-    exact = sparse_cpu.inner(x, W_enc, even(candidates, len(b_enc))) + b_enc[candidates]
+    exact = sparse_cpu.inner(x, W_enc, even(candidates, len(b_enc)))
+    exact += b_enc.index_select(0, candidates.flatten()).view(exact.shape)
     values, kept = exact.topk(k, dim=1, sorted=False)
     return values, candidates.gather(1, kept)
 

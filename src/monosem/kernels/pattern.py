@@ -48,7 +48,7 @@ class Pattern:
         order = flat.sort(stable=True).indices
         counts = torch.bincount(flat, minlength=self.n_latents)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return Transposed(order, self.rows[order], starts.int())
+        return Transposed(order, self.rows.index_select(0, order), starts.int())
 
     def __len__(self) -> int:
         return len(self.row_starts) - 1

@@ -13,6 +13,11 @@ from monosem.kernels.dense import count_positive, policy_type, product
 from monosem.kernels.pattern import Pattern
 from monosem.kernels.select import largest_positive
 
+FITTED_ROWS = 256
+"""Rows of a batch that say at which scale the dead fit best."""
+LEAST_SCALE, LARGEST_SCALE = 0.01, 100.0
+"""Bounds of that scale; dead latents that point away from the residual would turn it round."""
+
 
 class Autoencoded(NamedTuple):
     """What a step of a ReLU autoencoder needs of its latents."""
@@ -23,6 +28,15 @@ class Autoencoded(NamedTuple):
     """Sum of the latents over the batch."""
     firing: Int64[Tensor, " n_latents"]
     """On how many rows each latent is above zero."""
+
+
+class Residual(NamedTuple):
+    """What a reconstruction leaves of its target."""
+
+    residual: Float[Tensor, "batch d_out"]
+    """Target less reconstruction."""
+    square: Float[Tensor, ""]
+    """Sum of its squares; the step is quickest where the loss sees only this."""
 
 
 def pre_activations(
@@ -56,6 +70,18 @@ def decode_at(
     return empty.index_put(places, values.flatten(), accumulate=True) @ W_dec
 
 
+def residual_at(
+    values: Float[Tensor, "*entries"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    pattern: Pattern,
+    target: Float[Tensor, "batch d_out"],
+) -> Residual:
+    """Target less weighted sum of decoder rows and bias."""
+    residual = target - (decode_at(values, W_dec, pattern) + b_dec)
+    return Residual(residual, residual.square().sum())
+
+
 def dead_error(
     x: Float[Tensor, "batch d_in"],
     centre: Float[Tensor, " d_in"],
@@ -65,26 +91,41 @@ def dead_error(
     dead: Bool[Tensor, " n_latents"],
     residual: Float[Tensor, "batch d_out"],
     k: int,
+    *,
+    fit: bool,
 ) -> Float[Tensor, ""]:
     """How badly the `k` strongest dead latents of each row reconstruct what the living left over.
 
-        latents = relu(top_k(pre of dead latents))        e = residual
-        ‖latents @ W_dec - e‖² / ‖e - mean of e‖², 0 where all rows of e are alike, NaN -> 0
+        y = relu(top_k(pre of dead latents)) @ W_dec        e = residual
+        ‖scale * y - e‖² / ‖e - mean of e‖², 0 where all rows of e are alike, NaN -> 0
 
-    `pre` carries the gradient to the encoder vectors of the dead; the residual carries none. Whether
-    rows are alike is decided before dividing, so that no gradient is ever NaN. Gao et al. 2024,
-    arXiv:2406.04093, section A.2.
+    `pre` carries the gradient to the encoder vectors of the dead; the residual carries none. `scale`
+    is 1, or with `fit` what brings `y` nearest to `e`. Whether rows are alike is decided before
+    dividing, so that no gradient is ever NaN. Gao et al. 2024, arXiv:2406.04093, section A.2.
     """
     residual = residual.detach()
     latents = pre_activations(x, centre, W_enc, b_enc).masked_fill(~dead, -torch.inf).relu()
     if k < len(dead):
         places = largest_positive(latents.detach(), k)
         latents = torch.zeros_like(latents).scatter(1, places, latents.gather(1, places))
-    error = (product(latents, W_dec).to(W_dec.dtype) - residual).square().sum()
+    found = product(latents, W_dec).to(W_dec.dtype)
+    scale = fitted_scale(found.detach(), residual) if fit else 1.0
+    error = (scale * found - residual).square().sum()
     spread = (residual - residual.mean(0)).square().sum()
     alike = spread <= torch.finfo(spread.dtype).tiny
     shown = torch.where(alike, 0 * error, error / torch.where(alike, 1.0, spread))
     return shown.nan_to_num(0.0, 0.0, 0.0)
+
+
+def fitted_scale(
+    found: Float[Tensor, "batch d_out"], wanted: Float[Tensor, "batch d_out"]
+) -> Float[Tensor, ""]:
+    """What to multiply `found` by, that it comes nearest to `wanted`; a few rows, in no order, say it."""
+    found, wanted = found[:FITTED_ROWS], wanted[:FITTED_ROWS]
+    along, square = (found * wanted).sum(), found.square().sum()
+    silent = square <= torch.finfo(square.dtype).tiny
+    scale = along / torch.where(silent, 1.0, square)
+    return torch.where(silent, 1.0, scale.clamp(LEAST_SCALE, LARGEST_SCALE))
 
 
 def autoencode(

@@ -10,6 +10,7 @@ says the same with dense matrices.
 """
 
 import functools
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,9 +23,14 @@ from torch.nn import functional
 
 from monosem.kernels import workspace
 from monosem.kernels.pattern import Pattern
+from monosem.kernels.reference import Residual
 
-AT_ONCE = 2**18
-"""Numbers of a gradient made at once, which stay in the caches until they are where they belong."""
+AT_ONCE = 2**19
+"""Numbers made at once, which stay in the caches until they are where they belong."""
+
+
+PARTS = 16
+"""Parts of a matrix that is read from end to end."""
 
 
 def encode_at(
@@ -53,14 +59,22 @@ def decode_at(
     return _DecodeAt.apply(values, W_dec, pattern)  # pyright: ignore[reportReturnType]
 
 
+def residual_at(
+    values: Float[Tensor, "*entries"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    pattern: Pattern,
+    target: Float[Tensor, "batch d_out"],
+) -> Residual:
+    """What the weighted sum of decoder rows and `b_dec` leave of `target`, differentiable."""
+    return Residual(*_ResidualAt.apply(values, W_dec, b_dec, pattern, target))  # pyright: ignore[reportGeneralTypeIssues]
+
+
 def gather_sum(
     weights: Float[Tensor, "*entries"], rows: Float[Tensor, "n d"], pattern: Pattern
 ) -> Float[Tensor, "batch d"]:
     """For each row of the batch, the weighted sum of the rows it chose."""
-    starts = pattern.row_starts[:-1]
-    return functional.embedding_bag(
-        pattern.indices.flatten(), rows, starts, per_sample_weights=weights.flatten(), mode="sum"
-    )
+    return _bags(rows, pattern.row_starts, pattern.indices.flatten(), weights.flatten())
 
 
 def scatter_sum(
@@ -68,34 +82,33 @@ def scatter_sum(
 ) -> Float[Tensor, "n_latents d"]:
     """For each latent, the weighted sum of the batch rows that chose it."""
     seen = pattern.transposed
+    return _bags(vectors, seen.starts, seen.rows, weights.flatten().index_select(0, seen.order))
+
+
+def _bags(
+    rows: Float[Tensor, "n d"],
+    starts: Int32[Tensor, " bags_and_one"],
+    indices: Int32[Tensor, " entries"],
+    weights: Float[Tensor, " entries"],
+) -> Float[Tensor, "bags d"]:
+    """For each bag of entries, the weighted sum of its rows."""
     return functional.embedding_bag(
-        seen.rows,
-        vectors,
-        seen.starts,
-        per_sample_weights=weights.flatten()[seen.order],
-        mode="sum",
-        include_last_offset=True,
+        indices, rows, starts, per_sample_weights=weights, mode="sum", include_last_offset=True
     )
 
 
-def scatter_blocks(
-    weights: Float[Tensor, "*entries"], vectors: Float[Tensor, "batch d"], pattern: Pattern
+def _bag_blocks(
+    rows: Float[Tensor, "n d"],
+    starts: Int32[Tensor, " bags_and_one"],
+    indices: Int32[Tensor, " entries"],
+    weights: Float[Tensor, " entries"],
 ) -> Iterator[Float[Tensor, "some d"]]:
-    """The same block by block of latents, each small enough to be used while it is in the caches."""
-    seen = pattern.transposed
-    weights = weights.flatten()[seen.order]
-    n = max(1, AT_ONCE // vectors.shape[1])
-    for first in range(0, pattern.n_latents, n):
-        starts = seen.starts[first : first + n + 1]
-        entries = slice(int(starts[0]), int(starts[-1]))
-        yield functional.embedding_bag(
-            seen.rows[entries],
-            vectors,
-            starts - starts[0],
-            per_sample_weights=weights[entries],
-            mode="sum",
-            include_last_offset=True,
-        )
+    """The same in blocks of bags, each small enough to be used while it is in the caches."""
+    n = max(1, AT_ONCE // rows.shape[1])
+    cuts = [*starts[:-1:n].tolist(), len(indices)]
+    for i, (begin, end) in enumerate(itertools.pairwise(cuts)):
+        some = starts[i * n : (i + 1) * n + 1] - begin
+        yield _bags(rows, some, indices[begin:end], weights[begin:end])
 
 
 def inner(
@@ -108,8 +121,16 @@ def inner(
     # by latent: the larger matrix is read once from end to end, the smaller one stays in the caches
     seen = pattern.transposed
     found = torch.empty_like(pattern.indices, dtype=vectors.dtype)
-    found.view(-1)[seen.order] = _products(seen.starts, seen.rows, columns.t(), vectors.t())
+    products = _products(seen.starts, seen.rows, columns.t(), vectors.t())
+    found.view(-1).scatter_(0, seen.order, products)
     return found
+
+
+def _weighted_sum(weights: Float[Tensor, " n"], rows: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """`weights @ rows`, read by all threads: one product would be by one of them."""
+    if len(weights) % PARTS:
+        return weights @ rows
+    return torch.bmm(weights.view(PARTS, 1, -1), rows.view(PARTS, -1, rows.shape[1])).sum((0, 1))
 
 
 def _products(
@@ -160,7 +181,7 @@ class _EncodeAt(torch.autograd.Function):
         needs_x, needs_centre, needs_W_enc, needs_b_enc, *_ = ctx.needs_input_grad
         return (
             gather_sum(gradient.contiguous(), rows, pattern) if needs_x else None,
-            -(d_b_enc @ rows) if needs_centre else None,
+            -_weighted_sum(d_b_enc, rows) if needs_centre else None,
             _deliver(W_enc, gradient, ctx.centred, pattern, transposed=True)
             if needs_W_enc
             else None,
@@ -194,6 +215,48 @@ class _DecodeAt(torch.autograd.Function):
         )
 
 
+class _ResidualAt(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, pattern: Pattern, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        residual = torch.empty_like(target)
+        entries = pattern.row_starts, pattern.indices.flatten(), values.flatten()
+        first = 0
+        for decoded in _bag_blocks(W_dec, *entries):
+            some = slice(first, first + len(decoded))
+            torch.sub(target[some], decoded.add_(b_dec), out=residual[some])
+            first += len(decoded)
+        ctx.save_for_backward(values, W_dec, residual)
+        ctx.pattern = pattern
+        return residual, torch.linalg.vector_norm(residual).square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
+        values, W_dec, residual = ctx.saved_tensors
+        pattern: Pattern = ctx.pattern
+        d_residual, d_square = grad_outputs
+        # of the squares alone, as a rule: then the gradient is the residual itself, scaled
+        scale = residual.new_ones(())
+        if d_residual is None:
+            d_residual, scale = residual, 2 * d_square
+        elif d_square is not None:
+            d_residual = d_residual + residual * (2 * d_square)
+        d_residual = d_residual.contiguous()
+        needs_values, needs_W_dec, needs_b_dec, _, needs_target = ctx.needs_input_grad
+        return (
+            inner(d_residual, W_dec.t(), pattern).mul_(-scale) if needs_values else None,
+            _deliver(W_dec, values * -scale, d_residual, pattern) if needs_W_dec else None,
+            d_residual.sum(0).mul_(-scale) if needs_b_dec else None,
+            None,
+            d_residual * scale if needs_target else None,
+        )
+
+
 def _deliver(
     weight: Tensor,
     weights: Float[Tensor, "*entries"],
@@ -205,7 +268,9 @@ def _deliver(
     """The gradient of `weight`; None if the workspace keeps it."""
     kept = workspace.gradient(weight, transposed=transposed)
     if kept is not None:
-        kept.add(scatter_blocks(weights, vectors, pattern))
+        seen = pattern.transposed
+        weights = weights.flatten().index_select(0, seen.order)
+        kept.add(_bag_blocks(vectors, seen.starts, seen.rows, weights))
         return None
     gradient = scatter_sum(weights, vectors, pattern)
     return gradient.t() if transposed else gradient

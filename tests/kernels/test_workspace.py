@@ -1,0 +1,100 @@
+"""Gradients that a workspace keeps are those that autograd would have returned."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from monosem.kernels import dispatch, workspace
+from monosem.kernels.encoder import encode_top_k
+from monosem.kernels.workspace import Workspace
+
+BATCH, D, N, K = 96, 24, 200, 7
+
+
+class Weights(nn.Module):
+    """A small dictionary's weights, encoder vectors contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.W_enc = nn.Parameter(torch.randn(N, D, generator=generator).t())
+        self.b_enc = nn.Parameter(torch.randn(N, generator=generator))
+        self.W_dec = nn.Parameter(torch.randn(N, D, generator=generator))
+        self.b_dec = nn.Parameter(torch.randn(D, generator=generator))
+
+
+def loss(w: Weights, x: Tensor, *, twice: bool) -> Tensor:
+    """Something of everything: one product or two, rows of the dead, and what autograd adds itself."""
+    pre, pattern = encode_top_k(x, w.b_dec, w.W_enc, w.b_enc, K)
+    left = dispatch.residual(pre.relu(), w.W_dec, w.b_dec, pattern, x)
+    total = left.square / x.numel()
+    if twice:
+        more, wide = encode_top_k(x, w.b_dec, w.W_enc, w.b_enc, 3 * K)
+        total = total + dispatch.decode(more.relu(), w.W_dec, wide).square().mean()
+        total = total + w.W_dec.square().mean()
+    dead = torch.zeros(N, dtype=torch.bool)
+    dead[:9] = True
+    weights = w.b_dec, w.W_enc, w.b_enc, w.W_dec
+    return total + dispatch.dead_error(x, *weights, dead, left.residual.detach(), 4)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_gradients_are_the_same_inside_and_out_step_after_step(twice: bool) -> None:
+    w = Weights()
+    kept = Workspace(w.parameters())
+    places = set[tuple[int, int]]()
+    for seed in range(3):
+        x = torch.randn(BATCH, D, generator=torch.Generator().manual_seed(seed))
+        expected = torch.autograd.grad(loss(w, x, twice=twice), list(w.parameters()))
+        w.zero_grad()
+        with workspace.scope(kept):
+            loss(w, x, twice=twice).backward()
+        kept.deliver_()
+        for parameter, wanted in zip(w.parameters(), expected, strict=True):
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad, wanted)
+        assert w.W_enc.grad is not None
+        assert w.W_dec.grad is not None
+        assert w.W_enc.grad.stride() == w.W_enc.stride()
+        places.add((w.W_enc.grad.data_ptr(), w.W_dec.grad.data_ptr()))
+    assert len(places) == 1  # no new memory
+
+
+def test_rows_alone_leave_the_others_zero() -> None:
+    w = Weights()
+    kept = Workspace(w.parameters())
+    x = torch.randn(BATCH, D)
+    dead = torch.zeros(N, dtype=torch.bool)
+    dead[3] = True
+    with workspace.scope(kept):
+        for parameter in kept._gradients:  # what the last step left
+            parameter.rows.fill_(torch.nan)
+        weights = w.b_dec, w.W_enc, w.b_enc, w.W_dec
+        dispatch.dead_error(x, *weights, dead, x, 4).backward()
+    kept.deliver_()
+    assert w.W_dec.grad is not None
+    assert w.W_dec.grad[3].any()
+    assert not w.W_dec.grad[torch.arange(N) != 3].any()
+
+
+def test_a_step_that_says_nothing_leaves_no_gradient() -> None:
+    w = Weights()
+    Workspace(w.parameters()).deliver_()
+    assert w.W_enc.grad is None
+
+
+def test_weights_of_somebody_else_keep_autograds_way() -> None:
+    mine, other = Weights(), Weights()
+    with workspace.scope(Workspace(mine.parameters())):
+        loss(other, torch.randn(BATCH, D), twice=False).backward()
+    assert other.W_enc.grad is not None
+    assert other.W_dec.grad is not None
+
+
+def test_a_buffer_is_the_same_while_its_shape_is() -> None:
+    with workspace.scope(Workspace()):
+        first = workspace.empty("some", 3, 4, torch.float32)
+        assert workspace.empty("some", 3, 4, torch.float32) is first
+        assert workspace.empty("some", 3, 5, torch.float32).shape == (3, 5)
+        assert workspace.empty("other", 3, 5, torch.bfloat16).dtype == torch.bfloat16
+    assert workspace.empty("some", 3, 4, torch.float32) is not first
