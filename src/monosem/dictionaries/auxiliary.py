@@ -91,12 +91,16 @@ class Auxiliary(UnitNorm[A], Generic[A]):
         super().fold_(input_scale)
         self.variance.mul_(input_scale**2)
 
-    def reconstruct(
-        self, latents: Float[Tensor, "*entries"], pattern: Pattern
-    ) -> Float[Tensor, "batch d_out"]:
-        """What the chosen latents say; counts who fired on the way."""
+    def residual(
+        self,
+        latents: Float[Tensor, "*entries"],
+        pattern: Pattern,
+        target: Float[Tensor, "batch d_out"],
+    ) -> tuple[Float[Tensor, "batch d_out"], Float[Tensor, ""]]:
+        """What the chosen latents leave of `target`, and its mean square; counts who fired."""
         self.count(latents, pattern)
-        return dispatch.decode(latents, self.W_dec, pattern) + self.b_dec
+        left = dispatch.residual(latents, self.W_dec, self.b_dec, pattern, target)
+        return left.residual, left.square / target.numel()
 
     def count(self, latents: Float[Tensor, "*entries"], pattern: Pattern) -> None:
         """Note on how many rows each latent fired."""

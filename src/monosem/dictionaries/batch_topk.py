@@ -22,7 +22,6 @@ from monosem.dictionaries.auxiliary import Auxiliary, AuxiliaryConfig
 from monosem.dictionaries.base import RaggedLatents, TrainState
 from monosem.dictionaries.config import share
 from monosem.dictionaries.latents import ragged_from_dense
-from monosem.dictionaries.losses import mse
 from monosem.dictionaries.selection import batch_top_k
 from monosem.kernels.pattern import Pattern
 
@@ -74,9 +73,8 @@ class BatchTopK(Auxiliary[BatchTopKConfig], name="batch_topk", config=BatchTopKC
     ) -> dict[str, Float[Tensor, ""]]:
         """`mse`, and `aux_k` of the dead; the threshold learns on the way."""
         latents, pattern = self.chosen(x, state)
-        x_hat = self.reconstruct(latents, pattern)
-        terms = {"mse": mse(x_hat, target) / self.variance}
-        return terms | self.aux_terms(x, target - x_hat, state)
+        residual, error = self.residual(latents, pattern, target)
+        return {"mse": error / self.variance} | self.aux_terms(x, residual, state)
 
     @override
     def fold_(self, input_scale: float) -> None:

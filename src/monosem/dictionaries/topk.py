@@ -24,8 +24,6 @@ from typing_extensions import override
 from monosem.dictionaries.auxiliary import Auxiliary, AuxiliaryConfig
 from monosem.dictionaries.base import SparseLatents, TrainState
 from monosem.dictionaries.config import at_least
-from monosem.dictionaries.losses import mse
-from monosem.kernels import dispatch
 from monosem.kernels.encoder import encode_top_k
 from monosem.kernels.pattern import Pattern, even
 
@@ -77,12 +75,11 @@ class TopK(Auxiliary[TopKConfig], name="topk", config=TopKConfig):
             latents, pattern = self._chosen(x, k)
         else:
             many, wide = self._chosen(x, min(MULTI * k, self.n_latents))
-            x_hat = dispatch.decode(many, self.W_dec, wide) + self.b_dec
-            terms["multi"] = weight * mse(x_hat, target) / self.variance
+            terms["multi"] = weight * self.residual(many, wide, target)[1] / self.variance
             latents, pattern = _largest(many, wide, k)
-        x_hat = self.reconstruct(latents, pattern)
-        terms["mse"] = mse(x_hat, target) / self.variance
-        return terms | self.aux_terms(x, target - x_hat, state)
+        residual, error = self.residual(latents, pattern, target)
+        terms["mse"] = error / self.variance
+        return terms | self.aux_terms(x, residual, state)
 
     def _chosen(
         self, x: Float[Tensor, "batch d_in"], k: int
