@@ -30,7 +30,7 @@ def make(**given: Any) -> TopK:
 
 
 def dense_terms(
-    dictionary: TopK, x: torch.Tensor, dead: torch.Tensor, k_aux: int
+    dictionary: TopK, x: torch.Tensor, dead: torch.Tensor, k_aux: int, *, fit: bool
 ) -> dict[str, torch.Tensor]:
     """The equations of the module, word by word."""
     pre = (x - dictionary.b_dec) @ dictionary.W_enc + dictionary.b_enc
@@ -41,19 +41,24 @@ def dense_terms(
     strongest = torch.zeros_like(pre).scatter(1, silent.topk(k_aux).indices, 1.0)
     aux = (silent.relu() * strongest) @ dictionary.W_dec
     spread = (residual - residual.mean(0)).square().mean()
+    along, square = (aux * residual).sum(), aux.square().sum()
+    aux = (along / square).detach().clamp(0.01, 100.0) * aux if fit else aux
     return {
         "mse": (x_hat - x).square().mean() / dictionary.variance,
         "aux_k": (aux - residual).square().mean() / spread / 32,
     }
 
 
+@pytest.mark.parametrize("fit", [False, True])
 @pytest.mark.parametrize("n_dead", [1, 3, 20, N])
-def test_loss_and_gradients_equal_dense_autograd(n_dead: int, make_state: MakeState) -> None:
-    dictionary, x = make(k_aux=4), 0.5 + draw(64, D)
+def test_loss_and_gradients_equal_dense_autograd(
+    n_dead: int, fit: bool, make_state: MakeState
+) -> None:
+    dictionary, x = make(k_aux=4, aux_fit=fit), 0.5 + draw(64, D)
     state = make_state(dictionary, silent=list(range(n_dead)))
     parameters = list(dictionary.parameters())
     terms = dictionary.loss_terms(x, x, state)
-    expected = dense_terms(dictionary, x, state.dead, min(4, n_dead))
+    expected = dense_terms(dictionary, x, state.dead, min(4, n_dead), fit=fit)
     for name in ("mse", "aux_k"):
         torch.testing.assert_close(terms[name], expected[name])
     found = torch.autograd.grad(terms["mse"] + terms["aux_k"], parameters)
@@ -91,6 +96,37 @@ def test_aux_k_does_not_move_the_living_through_the_residual() -> None:
     assert residual.grad is None
     assert pre.grad is not None
     assert pre.grad.abs().sum() > 0
+
+
+def test_multi_top_k_asks_four_times_as_many_latents_too(make_state: MakeState) -> None:
+    dictionary, x = make(multi_weight=0.125).double(), 0.5 + draw(64, D).double()
+    terms = dictionary.loss_terms(x, x, make_state(dictionary))
+    pre = (x - dictionary.b_dec) @ dictionary.W_enc + dictionary.b_enc
+    expected: dict[str, torch.Tensor] = {}
+    for name, k, weight in (("mse", K, 1.0), ("multi", 4 * K, 0.125)):
+        kept = torch.zeros_like(pre).scatter(1, pre.topk(k).indices, 1.0)
+        x_hat = (pre * kept).relu() @ dictionary.W_dec + dictionary.b_dec
+        expected[name] = weight * (x_hat - x).square().mean() / dictionary.variance
+        torch.testing.assert_close(terms[name], expected[name])
+    parameters = list(dictionary.parameters())
+    found = torch.autograd.grad(terms["mse"] + terms["multi"], parameters)
+    wanted = torch.autograd.grad(sum(expected.values()), parameters)  # type: ignore[arg-type]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+    assert dictionary.firing.sum() <= 64 * K, "the k count, not the 4k"
+
+
+def test_dead_latents_are_not_pushed_down_by_a_small_residual(make_state: MakeState) -> None:
+    x, slopes = draw(64, D), list[float]()
+    for fit in (False, True):
+        dictionary = make(aux_fit=fit)
+        residual = 0.01 * draw(64, D, seed=4)
+        state = make_state(dictionary, silent=range(N))
+        aux = dictionary.aux_terms(x, residual, state)["aux_k"]
+        (d_b_enc,) = torch.autograd.grad(aux, [dictionary.b_enc])
+        slopes.append(float(d_b_enc.sum()))
+    assert slopes[0] > 1.0, "the paper's loss asks dead latents to be silent"
+    assert abs(slopes[1]) < 0.01 * slopes[0]
 
 
 def test_without_dead_latents_the_term_is_zero_and_never_nan(make_state: MakeState) -> None:

@@ -75,6 +75,12 @@ def at_least(name: str, value: float | int, least: float | int) -> None:
         )
 
 
+def above_zero(name: str, value: float | int) -> None:
+    """Raise `ConfigError` unless `value` is positive and finite."""
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"`{name}` must be positive, got {value}. Set it above zero.")
+
+
 def at_most_latents(name: str, value: int, n_latents: int) -> None:
     """Raise `ConfigError` unless `value` is one of `1..n_latents`."""
     if not 1 <= value <= n_latents:

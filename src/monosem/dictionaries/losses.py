@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from monosem.core.errors import ConfigError
 from monosem.kernels.dense import product
 from monosem.kernels.select import largest_positive
 
@@ -18,6 +19,17 @@ def mse(
     tensor(2.)
     """
     return functional.mse_loss(prediction, target)
+
+
+def variance(target: Float[Tensor, "sample d_out"]) -> Float[Tensor, ""]:
+    """Mean squared distance of entries from their column's mean; `ConfigError` where there is none."""
+    found = mse(target, target.mean(0).expand_as(target))
+    if not found > 0:
+        raise ConfigError(
+            f"The sample of {len(target)} activations is constant: there is nothing to learn. "
+            "Sample more of them, or choose another site."
+        )
+    return found
 
 
 def normalised_mse(
