@@ -93,8 +93,18 @@ def test_weights_of_somebody_else_keep_autograds_way() -> None:
 
 def test_a_buffer_is_the_same_while_its_shape_is() -> None:
     with workspace.scope(Workspace()):
-        first = workspace.empty("some", 3, 4, torch.float32)
-        assert workspace.empty("some", 3, 4, torch.float32) is first
+        first = workspace.empty("some", 3, 4, torch.float32).data_ptr()
+        assert workspace.empty("some", 3, 4, torch.float32).data_ptr() == first
         assert workspace.empty("some", 3, 5, torch.float32).shape == (3, 5)
         assert workspace.empty("other", 3, 5, torch.bfloat16).dtype == torch.bfloat16
-    assert workspace.empty("some", 3, 4, torch.float32) is not first
+
+
+def test_what_is_for_the_step_is_given_once_a_step() -> None:
+    kept = Workspace()
+    steps: list[list[int]] = []
+    for _ in range(2):
+        with workspace.scope(kept):
+            some = [workspace.empty_for_the_step(3, 4, torch.float32) for _ in range(3)]
+            steps.append([tensor.data_ptr() for tensor in some])
+    assert steps[0] == steps[1]
+    assert len(set(steps[0])) == 3

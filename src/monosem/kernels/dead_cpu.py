@@ -27,7 +27,9 @@ SHARE = 0.025
 """Share of dead latents from which on rows are left out; it keeps this below 15 % of a step."""
 FEWEST_ROWS = 256
 """But never so many that fewer than these remain."""
-AT_ONCE = 512
+ROUNDING = 1e-6
+"""Share of squares below which a difference of two is rounding alone."""
+AT_ONCE = 1024
 """Rows looked at while they are in the caches."""
 
 
@@ -131,10 +133,9 @@ def _keep_largest_(latents: Float[Tensor, "batch n_dead"], k: int) -> None:
 
 def _scale(residual: Float[Tensor, "batch d_out"]) -> Float[Tensor, ""]:
     """One divided by the residual's squared distance from its mean; zero where all rows are alike."""
-    mean, spread = residual.mean(0), residual.new_zeros(())
-    for some in residual.split(AT_ONCE):
-        spread += torch.linalg.vector_norm(some - mean).square()
-    alike = spread <= torch.finfo(spread.dtype).tiny
+    square, mean = torch.linalg.vector_norm(residual).square(), residual.mean(0)
+    spread = square - len(residual) * mean.square().sum()
+    alike = spread <= ROUNDING * square
     return torch.where(alike, 0.0, 1 / torch.where(alike, 1.0, spread))
 
 

@@ -12,6 +12,7 @@ upside down among themselves: a row with fewer than `k` positive values is fille
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
@@ -65,9 +66,10 @@ def _partition(keys: Int[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]
     if torch.get_num_threads() > FEW_THREADS:
         return keys.topk(k, dim=1, sorted=False).indices
     # a key and its place in one integer: partitioning moves both
-    bits, wide = (
-        (16, torch.int32) if keys.dtype == torch.int16 and n <= 2**16 else (32, torch.int64)
-    )
-    packed = (keys.to(wide) << bits) | torch.arange(n, dtype=wide)
-    packed.numpy().partition(n - k, axis=1)
-    return (packed[:, n - k :] & (2**bits - 1)).long()
+    few_bits = keys.dtype == torch.int16 and n <= 2**16
+    bits, wide = (16, np.int32) if few_bits else (32, np.int64)
+    packed = keys.numpy().astype(wide)
+    packed <<= bits
+    packed |= np.arange(n, dtype=wide)
+    packed.partition(n - k, axis=1)
+    return torch.from_numpy((packed[:, n - k :] & (2**bits - 1)).astype(np.int64))

@@ -221,7 +221,7 @@ class _ResidualAt(torch.autograd.Function):
         ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, pattern: Pattern, target: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        residual = torch.empty_like(target)
+        residual = workspace.empty_for_the_step(target.shape[0], target.shape[1], target.dtype)
         entries = pattern.row_starts, pattern.indices.flatten(), values.flatten()
         first = 0
         for decoded in _bag_blocks(W_dec, *entries):

@@ -1,10 +1,11 @@
 """Workspace: memory that a training step uses again and again.
 
 A page of memory takes longer to touch for the first time than to fill, and autograd takes new memory
-for every gradient and for every sum of two. Inside `scope(workspace)` kernels take what is large and
-short-lived from it, and add the gradients of large weights up in its own memory, where they stay;
-autograd then hears nothing of them, and `deliver_` hands them to the optimiser. Outside of a scope,
-and for weights that are not its own, everything is as autograd wants it.
+for every gradient and for every sum of two. Inside `scope(workspace)`, which is entered once a step,
+kernels take from it what is large and does not outlive the step, and add the gradients of large
+weights up in its own memory, where they stay; autograd then hears nothing of them, and `deliver_`
+hands them to the optimiser. Outside of a scope, and for weights that are not its own, everything is
+as autograd wants it.
 """
 
 import contextlib
@@ -61,6 +62,7 @@ class Workspace:
 
     def __init__(self, parameters: Iterable[nn.Parameter] = ()) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._taken = 0
         self._gradients = [Gradient(weight) for weight in parameters if _is_dense_matrix(weight)]
 
     def empty(self, name: str, n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
@@ -68,7 +70,16 @@ class Workspace:
         buffer = self._buffers.get(name)
         if buffer is None or buffer.shape != (n, m) or buffer.dtype != kind:
             buffer = self._buffers[name] = large_empty(n, m, kind)
-        return buffer
+        return buffer.detach()  # autograd may write on the tensor, not on the buffer
+
+    def empty_for_the_step(self, n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
+        """An uninitialised `[n, m]` that nobody else is given before the next step begins."""
+        self._taken += 1
+        return self.empty(f"the step's {self._taken}", n, m, kind)
+
+    def begin_step(self) -> None:
+        """Give what was for the last step to this one."""
+        self._taken = 0
 
     def gradient(self, weight: Tensor, *, transposed: bool) -> Gradient | None:
         """Where to add the gradient of `weight`, if it is ours and lies in memory as said."""
@@ -88,7 +99,8 @@ _current: ContextVar[Workspace | None] = ContextVar("workspace", default=None)
 
 @contextlib.contextmanager
 def scope(workspace: Workspace) -> Generator[None]:
-    """Let kernels use `workspace` inside the block."""
+    """Let kernels use `workspace` inside the block, which is one step."""
+    workspace.begin_step()
     token = _current.set(workspace)
     try:
         yield
@@ -100,6 +112,14 @@ def empty(name: str, n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m
     """An uninitialised `[n, m]` on the CPU, from the workspace where there is one."""
     workspace = _current.get()
     return large_empty(n, m, kind) if workspace is None else workspace.empty(name, n, m, kind)
+
+
+def empty_for_the_step(n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
+    """An uninitialised `[n, m]` on the CPU that lives at least to the end of the step."""
+    workspace = _current.get()
+    if workspace is None:
+        return torch.empty(n, m, dtype=kind)
+    return workspace.empty_for_the_step(n, m, kind)
 
 
 def gradient(weight: Tensor, *, transposed: bool = False) -> Gradient | None:
