@@ -86,10 +86,6 @@ def step_clipped(optimizer: torch.optim.Adam, clip: float) -> None:
     everything = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in everything if p.grad is not None])
     scale = (norm / clip).clamp_min(1.0).float()
-    if (
-        scale.device.type == "cpu" and float(scale) == 1
-    ):  # nothing to do, which only a CPU may be asked
-        scale = None
     for group in optimizer.param_groups:
         mine = [p for p in group["params"] if p.grad is not None]
         states = [optimizer.state[p] for p in mine]
