@@ -7,22 +7,20 @@ Both return entries at a `Pattern` where that saves work, so that decoding and i
 the entries cost, not what all latents do.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from monosem.kernels import dispatch, sparse_cpu
+from monosem.kernels import dispatch
 from monosem.kernels.dense import count_positive, product
 from monosem.kernels.dispatch import has_cpu_kernel
 from monosem.kernels.pattern import Pattern
+from monosem.kernels.ragged import encode_above, encode_batch_top_k
 
 SPARSE = 0.06
 """Largest share of entries for which a pattern is quicker than all latents at once (CPU)."""
-STRIDE, FEWEST, DEVIATIONS = 61, 4096, 6
-"""How a batch's largest values are guessed; a prime stride visits all latents of a power of two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,16 +62,11 @@ def above(
 
     Away from the CPU it is always all: how many are above would have to be asked of the device.
     """
-    pre = product(x - centre, W_enc).to(x.dtype) + b_enc
-    if not has_cpu_kernel(x, centre, W_enc, b_enc):
-        return Selection(pre, None)
-    found = pre.detach() > floor
-    if int(found.sum()) > SPARSE * found.numel():
-        return Selection(pre, None)
-    pattern = compressed(found.flatten().nonzero()[:, 0], *found.shape)
-    # exact, where the product that chose was rounded to bfloat16
-    values = sparse_cpu.inner(x - centre, W_enc, pattern).detach() + b_enc.detach()[pattern.indices]
-    return Selection(sparse_cpu.encode_at(x, centre, W_enc, b_enc, pattern, values), pattern)
+    if has_cpu_kernel(x, centre, W_enc, b_enc):
+        found = encode_above(x, centre, W_enc, b_enc, floor, SPARSE)
+        if found is not None:
+            return Selection(*found)
+    return Selection(product(x - centre, W_enc).to(x.dtype) + b_enc, None)
 
 
 def batch_top_k(
@@ -83,32 +76,15 @@ def batch_top_k(
     b_enc: Float[Tensor, " n_latents"],
     k: int,
 ) -> tuple[Float[Tensor, " entries"], Pattern]:
-    """The `k * batch` largest pre-activations of the batch, differentiable, and where they are."""
-    with_kernel = has_cpu_kernel(x, centre, W_enc, b_enc)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not with_kernel):
-        pre = torch.addmm(b_enc, x - centre, W_enc)
-    flat = pre.flatten()
-    places = largest(flat.detach(), k * len(x)).sort().values
-    pattern = compressed(places, *pre.shape)
-    if with_kernel:
-        values = flat[places]
-        return sparse_cpu.encode_at(x, centre, W_enc, b_enc, pattern, values), pattern
-    return flat[places], pattern
+    """The `k * batch` largest pre-activations of the batch, differentiable, and where they are.
 
-
-def largest(values: Float[Tensor, " many"], n: int) -> Int64[Tensor, " n"]:
-    """Where the `n` largest values are, in no particular order.
-
-    On the CPU every `STRIDE`-th value guesses a bound that somewhat more than `n` reach, and only those
-    are searched: eight times as fast. Where too few reach it, all are searched.
+    On the CPU the positive ones alone, if those are fewer.
     """
-    if values.device.type == "cpu" and n >= FEWEST:
-        sample, expected = values[::STRIDE], n / STRIDE
-        n_above = min(len(sample), math.ceil(expected + DEVIATIONS * expected**0.5))
-        reached = (values >= sample.topk(n_above).values[-1]).nonzero()[:, 0]
-        if len(reached) >= n:
-            return reached[values[reached].topk(n, sorted=False).indices]
-    return values.topk(n, sorted=False).indices
+    if has_cpu_kernel(x, centre, W_enc, b_enc) and k <= SPARSE * len(b_enc):
+        return encode_batch_top_k(x, centre, W_enc, b_enc, k)
+    pre = torch.addmm(b_enc, x - centre, W_enc)
+    places = pre.detach().flatten().topk(k * len(x), sorted=False).indices.sort().values
+    return pre.flatten()[places], compressed(places, *pre.shape)
 
 
 def compressed(places: Int64[Tensor, " entries"], batch: int, n_latents: int) -> Pattern:

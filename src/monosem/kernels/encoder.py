@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from monosem.kernels import reference, sparse_cpu, workspace
+from monosem.kernels import reference, sparse_cpu
 from monosem.kernels.dense import policy_type, product_blocks
 from monosem.kernels.dispatch import has_cpu_kernel
 from monosem.kernels.pattern import Pattern, even
@@ -36,8 +36,7 @@ def encode_top_k(
         indices = largest_positive(pre.detach(), k)
         return pre.gather(1, indices), even(indices.int(), n_latents)
     with torch.no_grad():
-        centred = workspace.empty_for_the_step(x.shape[0], x.shape[1], x.dtype)
-        torch.sub(x, centre, out=centred)
+        centred = sparse_cpu.centred(x, centre)
         values, indices = _choose(centred, W_enc, b_enc, k)
     pattern = even(indices, n_latents)
     return sparse_cpu.encode_at(x, centre, W_enc, b_enc, pattern, values, centred), pattern

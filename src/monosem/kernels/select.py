@@ -1,4 +1,4 @@
-"""Where the `k` largest positive values of each row are: exact, and indifferent to their order.
+"""Where large values are: the `k` largest positive ones of each row, exact, and indifferent to their order.
 
 View a row as stripes laid on top of each other: column `c` holds one entry of each stripe. The `k`
 largest entries of the row lie in the `k` columns with the largest maxima, because an entry outside
@@ -29,6 +29,17 @@ def largest_positive(x: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batc
     if x.device.type != "cpu" or x.dtype not in KEYS or not 0 < k < x.shape[1]:
         return largest_reference(x, k)
     return _search(x.view(KEYS[x.dtype]), k)
+
+
+def places_above(x: Float[Tensor, "rows n"], floor: float) -> Int64[Tensor, " some"]:
+    """Where values are above a `floor` of `x`'s type, zero or positive: in `x` flattened, in order."""
+    if x.device.type != "cpu" or x.dtype not in KEYS:
+        return (x > floor).flatten().nonzero()[:, 0]
+    kind = KEYS[x.dtype]
+    keys, lowest = x.view(kind), int(x.new_tensor(floor).view(kind))
+    if torch.get_num_threads() > FEW_THREADS:
+        return (keys > lowest).flatten().nonzero()[:, 0]
+    return torch.from_numpy(np.flatnonzero(keys.numpy() > lowest))
 
 
 def largest_reference(x: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:

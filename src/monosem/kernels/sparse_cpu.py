@@ -33,6 +33,14 @@ PARTS = 16
 """Parts of a matrix that is read from end to end."""
 
 
+def centred(
+    x: Float[Tensor, "batch d_in"], centre: Float[Tensor, " d_in"]
+) -> Float[Tensor, "batch d_in"]:
+    """`x - centre`, which lives to the end of the step."""
+    made = workspace.empty_for_the_step(x.shape[0], x.shape[1], x.dtype)
+    return torch.sub(x, centre, out=made)
+
+
 def encode_at(
     x: Float[Tensor, "batch d_in"],
     centre: Float[Tensor, " d_in"],
