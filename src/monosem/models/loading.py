@@ -27,6 +27,7 @@ from monosem.core.errors import (
     UnknownNameError,
     suggestion,
 )
+from monosem.core.hub import only_cached
 from monosem.models.families import family_of
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -69,10 +70,14 @@ def read_model(
 ) -> PreTrainedModel:
     """Return the frozen model at `name`; its family is checked before any weight is read."""
     place = locate(name)
+    cached = only_cached(place)
     with _errors(name, place), no_bar():
-        family_of(AutoConfig.from_pretrained(place))
+        family_of(AutoConfig.from_pretrained(place, local_files_only=cached))
         read: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype or torch.float32, output_loading_info=True
+            place,
+            dtype=dtype or torch.float32,
+            output_loading_info=True,
+            local_files_only=cached,
         )
     model, notes = cast(tuple[PreTrainedModel, dict[str, Any]], read)
     missing = sorted(notes["missing_keys"])
@@ -92,7 +97,7 @@ def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase | None:
     if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return None
     with _errors(name, place):
-        return AutoTokenizer.from_pretrained(place)
+        return AutoTokenizer.from_pretrained(place, local_files_only=only_cached(place))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from monosem.core.errors import ConfigError, CorpusError, UnknownNameError
+from monosem.core.hub import only_cached
 from monosem.text.document import Document
 from monosem.text.sentencepiece import CONVERT, MODEL, load_sentencepiece
 
@@ -98,7 +99,9 @@ def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerFast:
     if model.is_file() and not any((Path(place) / name).is_file() for name in HUGGING_FACE):
         return load_sentencepiece(model)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, local_files_only=only_cached(place)
+        )
     except (OSError, ValueError) as error:
         if model.is_file():
             raise ConfigError(
