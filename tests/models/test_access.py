@@ -85,6 +85,15 @@ def test_position_embeddings_have_a_batch_axis(model, tokens):
     assert torch.equal(got[0], model.model.transformer.wpe.weight[:9])
 
 
+def test_an_unknown_site_is_refused_with_the_nearest_and_each_point_once(model):
+    with pytest.raises(UnknownNameError) as refused:
+        model.check_site("blocks.1.mlp.hook_pots")
+    message = str(refused.value)
+    assert "`blocks.1.mlp.hook_pots`. Did you mean `blocks.1.mlp.hook_post`" in message
+    assert "hook_embed, hook_pos_embed, blocks.{0..1}.hook_resid_pre, " in message
+    assert message.count("attn.hook_pattern") == 1
+
+
 @pytest.mark.parametrize(
     ("site", "later"),
     [

@@ -19,11 +19,12 @@ from monosem.core.errors import (
     ShapeMismatchError,
     SiteError,
     TokenizerMismatchError,
-    unknown_name,
+    UnknownNameError,
+    suggestion,
 )
 from monosem.models.families import Family, family_of
 from monosem.models.places import base_of, blocks_of, places_of, submodule
-from monosem.models.site import RESIDUAL_POINTS, Site
+from monosem.models.site import RESIDUAL_POINTS, Site, listing
 from monosem.models.taps import Board, Edit, Tap
 
 
@@ -74,7 +75,10 @@ class TransformerAccess:
         except KeyError:
             found = None
         if found is None or found not in self._board.places:
-            raise unknown_name(f"site of `{self.name}`", str(site), self.sites())
+            raise UnknownNameError(
+                f"`{self.name}` has no site `{site}`.{suggestion(str(site), self.sites())} "
+                f"It has: {listing(self._board.places)}."
+            )
         return found
 
     def width(self, site: str | Site) -> int:

@@ -8,6 +8,7 @@ and q/k norms), and `hook_normalized` is what the next sublayer reads (with the 
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from monosem.core.errors import unknown_name
@@ -89,6 +90,22 @@ def site_names(layers: range) -> list[str]:
     """Return the names of all points of `layers` and of the whole model, in forward order."""
     blocks = [Site(layer, point).name for layer in layers for point in LAYER_POINTS]
     return [*FIRST_POINTS, *blocks, *LAST_POINTS]
+
+
+def listing(sites: Iterable["Site"]) -> str:
+    """Return `sites` for a message, each point once for all blocks that have it.
+
+    >>> listing([Site(None, "hook_embed"), Site(0, "hook_mlp_out"), Site(1, "hook_mlp_out")])
+    'hook_embed, blocks.{0..1}.hook_mlp_out'
+    """
+    layers: dict[str, list[int | None]] = {}
+    for site in sites:
+        layers.setdefault(site.point, []).append(site.layer)
+    return ", ".join(_spanned(point, those[0], those[-1]) for point, those in layers.items())
+
+
+def _spanned(point: str, first: int | None, last: int | None) -> str:
+    return Site(first, point).name if first == last else f"blocks.{{{first}..{last}}}.{point}"
 
 
 def _hooked(point: str) -> str:
