@@ -29,6 +29,14 @@ def test_it_writes_a_store_and_prints_its_counts_as_table_and_json(
     assert "already there" in printed.err
 
 
+def test_text_too_little_to_hold_any_out_is_said_at_once(folder, tmp_path, capsys) -> None:
+    given = ["--corpora", str(folder), "--tokenizer", "train:300"]
+    main([*given, "--out", str(tmp_path / "all"), "--heldout-share", "0"])
+    assert "No document is held out" in capsys.readouterr().out
+    main([*given, "--out", str(tmp_path / "half"), "--heldout-share", "0.5"])
+    assert "No document" not in capsys.readouterr().out
+
+
 def test_another_config_is_refused_until_it_is_asked_for_afresh(folder, tmp_path) -> None:
     given = [
         "--corpora",

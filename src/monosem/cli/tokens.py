@@ -33,6 +33,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+_ANOTHER = (
+    "A document's side follows from its name: give more documents, or another `--heldout-share`."
+)
+_NEEDED = {
+    "train": f"No document is left to train on. {_ANOTHER}",
+    "heldout": f"No document is held out, so that `monosem evaluate` has no text. {_ANOTHER}",
+}
+
+
 def counts(store: TokenStore) -> Json:
     """Return what `--json` prints: the store's place and identity, and its counts."""
     return {
@@ -54,9 +63,11 @@ def shown(store: TokenStore) -> str:
     rows = [[name, *_cells(splits)] for name, splits in corpora.items()]
     if len(rows) > 1:
         rows.append(["all", *_cells(store.summary["splits"])])
+    empty = [split for split in SPLITS if not store.summary["splits"][split]["tokens"]]
     return (
         f"{text_table(headers, rows)}\n\n"
         f"Contexts of {store.context}, vocabulary of {store.vocab_size:,}: {store.path}"
+        + "".join(f"\n{_NEEDED[split]}" for split in empty)
     )
 
 
