@@ -121,6 +121,16 @@ def test_a_finished_run_of_other_settings_is_replaced_only_when_asked(model, sto
     assert train(other, model, store, out, fresh=True).config.seed == 1
 
 
+def test_of_a_dictionary_that_differs_only_what_differs_is_named(whole, model, store):
+    other = dataclasses.replace(TOPK, k=TOPK.k + 1)
+    with pytest.raises(ArtifactKindError) as refused:
+        train(dataclasses.replace(CONFIG, dictionaries=(other, RELU)), model, store, whole)
+    assert f"`dictionaries[0].k` {TOPK.k} instead of {other.k}. Choose" in str(refused.value)
+    assert "relu" not in str(refused.value).removeprefix(f"`{whole}`")
+    with pytest.raises(ArtifactKindError, match="another `dictionaries`"):
+        train(dataclasses.replace(CONFIG, dictionaries=(RELU,)), model, store, whole)
+
+
 def stop_after(monkeypatch, n_steps, how):
     """Let the run be cut in its step `n_steps`."""
     step, done = Learner.step, []
@@ -169,7 +179,7 @@ def cut(model, store, tmp_path, monkeypatch) -> Path:
 
 def test_another_configuration_does_not_resume(cut, model, store):
     other = dataclasses.replace(CONFIG, optim=OptimConfig(lr=1e-3))
-    with pytest.raises(ResumeError, match=r"`optim`.*--fresh"):
+    with pytest.raises(ResumeError, match=r"`optim.lr` 0.0002 instead of 0.001.*--fresh"):
         train(other, model, store, cut)
 
 

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -278,5 +279,19 @@ def _difference(name: str, there: object, here: object) -> str:
     """Say in words how two values of one part of a run's identity differ."""
     if not isinstance(there, dict) or not isinstance(here, dict):
         return f"another {name} ({there}, not {here})"
-    fields = [k for k in here if there.get(k) != here[k]]
-    return ", ".join(f"`{k}` {there.get(k)} instead of {here[k]}" for k in fields)
+    before, now = _settings("", there), _settings("", here)
+    if before.keys() != now.keys():
+        fields = [k for k in here if there.get(k) != here[k]]
+        return ", ".join(f"another `{k}`" for k in fields)
+    return ", ".join(f"`{k}` {before[k]} instead of {now[k]}" for k in now if before[k] != now[k])
+
+
+def _settings(path: str, value: object) -> dict[str, object]:
+    """Return the single settings in `value` by path, such as `dictionaries[0].k`."""
+    if isinstance(value, dict):
+        inner = [(f"{path}.{k}".removeprefix("."), v) for k, v in cast(Json, value).items()]
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        inner = [(f"{path}[{i}]", v) for i, v in enumerate(cast(list[object], value))]
+    else:
+        return {path: value}
+    return {k: v for path, each in inner for k, v in _settings(path, each).items()}
