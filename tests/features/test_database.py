@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteFallback, Fuse, Replace, Sequence, Strip
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from monosem.core.errors import (
     ArtifactCorruptError,
@@ -292,6 +296,13 @@ def test_a_part_of_a_character_is_shown_as_bytes(store: TokenStore) -> None:
     tokenizer = store.tokenizer
     assert text_of(tokenizer, tokenizer.convert_tokens_to_ids("ð")) == "<F0>"
     assert text_of(tokenizer, tokenizer.convert_tokens_to_ids("Ġ")) == " "
+
+
+def test_a_byte_of_a_sentencepiece_vocabulary_is_shown_as_that_byte() -> None:
+    core = Tokenizer(BPE(vocab={"<unk>": 0, "<0x8D>": 1, "\u2581a": 2}, merges=[]))
+    core.decoder = Sequence([Replace("\u2581", " "), ByteFallback(), Fuse(), Strip(" ", 1, 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    assert [text_of(tokenizer, token) for token in (1, 2)] == ["<8D>", " a"]
 
 
 def test_activations_too_large_for_float16_are_refused(build: Build, dictionary: TopK) -> None:

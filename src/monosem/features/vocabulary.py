@@ -1,5 +1,6 @@
 """Which tokens a store uses, and the text of a token that stands by itself, outside any document."""
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 
@@ -13,6 +14,8 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 """How SentencePiece vocabularies write a leading space, which decoding one token alone drops."""
 
+_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
+"""How they write a byte."""
 
 CONTEXTS_AT_ONCE = 8192
 
@@ -54,9 +57,12 @@ def text_of(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
 
 
 def _bytes_of(name: str) -> str:
+    fallback = _FALLBACK.fullmatch(name)
+    if fallback:
+        return f"<{fallback[1]}>"
     alphabet = _byte_of_letter()
     if not all(letter in alphabet for letter in name):
-        return name  # the vocabulary has its own way to write bytes, such as `<0xE2>`
+        return name  # the vocabulary has a way of its own to write bytes
     return f"<{' '.join(f'{alphabet[letter]:02X}' for letter in name)}>"
 
 
