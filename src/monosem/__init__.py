@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from monosem.dictionaries.base import Dictionary as Dictionary
     from monosem.dictionaries.base import DictionaryConfig as DictionaryConfig
     from monosem.dictionaries.base import load as load
+    from monosem.dictionaries.batch_topk import BatchTopKConfig as BatchTopKConfig
+    from monosem.dictionaries.matryoshka import MatryoshkaConfig as MatryoshkaConfig
     from monosem.dictionaries.relu import ReLUConfig as ReLUConfig
     from monosem.dictionaries.topk import TopKConfig as TopKConfig
     from monosem.explorer.report import write_report as write_report
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
     from monosem.training.trainer import train as train
 
 _HOMES = {
+    "BatchTopKConfig": "monosem.dictionaries.batch_topk",
     "Dictionary": "monosem.dictionaries.base",
     "DictionaryConfig": "monosem.dictionaries.base",
     "EvaluateConfig": "monosem.metrics.evaluate",
     "FeatureDatabase": "monosem.features.database",
     "FeaturesConfig": "monosem.features.build",
     "LanguageModel": "monosem.models.language_model",
+    "MatryoshkaConfig": "monosem.dictionaries.matryoshka",
     "MonosemError": "monosem.core.errors",
     "ReLUConfig": "monosem.dictionaries.relu",
     "TokenStore": "monosem.text.store",

@@ -11,12 +11,14 @@ import pytest
 import monosem
 
 NAMES = [
+    "BatchTopKConfig",
     "Dictionary",
     "DictionaryConfig",
     "EvaluateConfig",
     "FeatureDatabase",
     "FeaturesConfig",
     "LanguageModel",
+    "MatryoshkaConfig",
     "MonosemError",
     "ReLUConfig",
     "TokenStore",
