@@ -50,21 +50,6 @@ def test_decoding_equals_its_reference_in_values_and_gradients() -> None:
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("of", ["square", "residual", "both"])
-def test_a_residual_equals_its_reference_in_values_and_gradients(of: str) -> None:
-    t, chosen = tensors(), pattern()
-    target = torch.randn(BATCH, D, dtype=torch.float64).requires_grad_()
-    inputs = [t["values"], t["W_dec"], t["centre"]]
-    found: list[list[Tensor]] = []
-    for module in (sparse_cpu, reference):
-        left = module.residual_at(*inputs, chosen, target)
-        parts = {"square": left.square[None], "residual": left.residual}
-        parts["both"] = left.residual * left.square
-        found.append([*left, *gradients(parts[of], [*inputs, target])])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b)
-
-
 @pytest.mark.parametrize("contiguous_rows", [True, False])
 def test_encoding_equals_its_reference_in_values_and_gradients(contiguous_rows: bool) -> None:
     t, k = tensors(), K

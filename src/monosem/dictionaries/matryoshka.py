@@ -72,21 +72,16 @@ class Matryoshka(BatchTopK, name="matryoshka", config=MatryoshkaConfig):
         """`mse`, the mean over prefixes, and `aux_k` of the dead."""
         latents, pattern = self.chosen(x, state)
         self.count(latents, pattern)
-        x_hat = decode_prefixes(latents, self.W_dec, pattern, self.inner) + self.b_dec
-        terms = {"mse": (x_hat - target[:, None]).square().mean() / self.variance}
-        return terms | self.aux_terms(x, target - x_hat[:, -1], state)
+        pieces = cut(pattern, self.inner)
+        left = dispatch.residual(latents, self.W_dec, self.b_dec, pieces, target)
+        error = left.square / (target.numel() * (len(self.inner) + 1))
+        return {"mse": error / self.variance} | self.aux_terms(x, left.residual, state)
 
 
-def decode_prefixes(
-    latents: Float[Tensor, " entries"],
-    W_dec: Float[Tensor, "n_latents d_out"],
-    pattern: Pattern,
-    inner: Int64[Tensor, " inner_prefixes"],
-) -> Float[Tensor, "batch inner_prefixes+1 d_out"]:
-    """What the first `inner` latents of each row decode to, for each of them, and at last all latents.
+def cut(pattern: Pattern, inner: Int64[Tensor, " inner_prefixes"]) -> Pattern:
+    """The pattern whose rows are the pieces of each row between the ends of the prefixes.
 
-    A row's entries are sorted by latent, so that a prefix of the latents is a prefix of its entries:
-    cut rows at the prefixes, decode the pieces as if they were rows, and add them up.
+    A row's entries are sorted by latent, so that a prefix of the latents is a prefix of its entries.
     """
     batch, n_latents = len(pattern), pattern.n_latents
     places = pattern.rows.long() * n_latents + pattern.indices
@@ -94,5 +89,4 @@ def decode_prefixes(
     cuts = torch.searchsorted(places, rows * n_latents + inner)
     starts = torch.cat([pattern.row_starts[:-1, None], cuts.int()], 1).flatten()
     starts = torch.cat([starts, pattern.row_starts[-1:]])
-    parts = dispatch.decode(latents, W_dec, Pattern(pattern.indices, starts, n_latents))
-    return parts.view(batch, len(inner) + 1, -1).cumsum(1)
+    return Pattern(pattern.indices, starts, n_latents)

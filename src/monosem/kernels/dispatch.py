@@ -1,6 +1,6 @@
 """Which kernel runs where: by device and type of numbers, never by guess.
 
-CPU in float32 or float64: `sparse_cpu`, `relu_cpu` and `dead_cpu`. CUDA decodes with torch's own
+CPU in float32 or float64: the modules named `…_cpu`. CUDA decodes with torch's own
 `embedding_bag`. Everything else, and every other type, takes the plain `reference`, which never makes
 the host wait for the device.
 """
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from monosem.kernels import dead_cpu, reference, relu_cpu, sparse_cpu
+from monosem.kernels import dead_cpu, reference, relu_cpu, residual_cpu, sparse_cpu
 from monosem.kernels.pattern import Pattern
 
 
@@ -36,11 +36,14 @@ def residual(
     pattern: Pattern,
     target: Float[Tensor, "batch d_out"],
 ) -> reference.Residual:
-    """What decoder rows and `b_dec` leave of `target`, and the sum of its squares, differentiable."""
+    """What decoder rows and `b_dec` leave of `target`, and the sum of its squares, differentiable.
+
+    With `n` times as many rows in `pattern` as in `target`, these are pieces of its rows, one after
+    another: each prefix of the pieces leaves something, the squares are of all, the rest of the last.
+    """
     if has_cpu_kernel(values, W_dec, b_dec, target):
-        return sparse_cpu.residual_at(values, W_dec, b_dec, pattern, target)
-    left = target - (decode(values, W_dec, pattern) + b_dec)
-    return reference.Residual(left, left.square().sum())
+        return residual_cpu.residual_at(values, W_dec, b_dec, pattern, target)
+    return reference.residual_of(decode(values, W_dec, pattern), b_dec, target)
 
 
 def decode_ragged(

@@ -36,7 +36,7 @@ class Residual(NamedTuple):
     residual: Float[Tensor, "batch d_out"]
     """Target less reconstruction."""
     square: Float[Tensor, ""]
-    """Sum of its squares; the step is quickest where the loss sees only this."""
+    """Sum of squares; a step is quickest where the loss sees only this."""
 
 
 def pre_activations(
@@ -77,9 +77,19 @@ def residual_at(
     pattern: Pattern,
     target: Float[Tensor, "batch d_out"],
 ) -> Residual:
-    """Target less weighted sum of decoder rows and bias."""
-    residual = target - (decode_at(values, W_dec, pattern) + b_dec)
-    return Residual(residual, residual.square().sum())
+    """Target less weighted sum of decoder rows and bias; of rows in pieces, each prefix of the pieces."""
+    return residual_of(decode_at(values, W_dec, pattern), b_dec, target)
+
+
+def residual_of(
+    pieces: Float[Tensor, "rows d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    target: Float[Tensor, "batch d_out"],
+) -> Residual:
+    """The same of pieces that were decoded."""
+    prefixes = pieces.view(len(target), -1, target.shape[1]).cumsum(1)
+    residuals = target[:, None] - (prefixes + b_dec)
+    return Residual(residuals[:, -1], residuals.square().sum())
 
 
 def dead_error(

@@ -23,7 +23,6 @@ from torch.nn import functional
 
 from monosem.kernels import workspace
 from monosem.kernels.pattern import Pattern
-from monosem.kernels.reference import Residual
 
 AT_ONCE = 2**19
 """Numbers made at once, which stay in the caches until they are where they belong."""
@@ -67,17 +66,6 @@ def decode_at(
     return _DecodeAt.apply(values, W_dec, pattern)  # pyright: ignore[reportReturnType]
 
 
-def residual_at(
-    values: Float[Tensor, "*entries"],
-    W_dec: Float[Tensor, "n_latents d_out"],
-    b_dec: Float[Tensor, " d_out"],
-    pattern: Pattern,
-    target: Float[Tensor, "batch d_out"],
-) -> Residual:
-    """What the weighted sum of decoder rows and `b_dec` leave of `target`, differentiable."""
-    return Residual(*_ResidualAt.apply(values, W_dec, b_dec, pattern, target))  # pyright: ignore[reportGeneralTypeIssues]
-
-
 def gather_sum(
     weights: Float[Tensor, "*entries"], rows: Float[Tensor, "n d"], pattern: Pattern
 ) -> Float[Tensor, "batch d"]:
@@ -105,14 +93,19 @@ def _bags(
     )
 
 
-def _bag_blocks(
+def bag_blocks(
     rows: Float[Tensor, "n d"],
     starts: Int32[Tensor, " bags_and_one"],
     indices: Int32[Tensor, " entries"],
     weights: Float[Tensor, " entries"],
+    *,
+    together: int = 1,
 ) -> Iterator[Float[Tensor, "some d"]]:
-    """The same in blocks of bags, each small enough to be used while it is in the caches."""
-    n = max(1, AT_ONCE // rows.shape[1])
+    """The same in blocks of bags, each small enough to be used while it is in the caches.
+
+    Each block has a multiple of `together` bags.
+    """
+    n = together * max(1, AT_ONCE // (together * rows.shape[1]))
     cuts = [*starts[:-1:n].tolist(), len(indices)]
     for i, (begin, end) in enumerate(itertools.pairwise(cuts)):
         some = starts[i * n : (i + 1) * n + 1] - begin
@@ -190,7 +183,7 @@ class _EncodeAt(torch.autograd.Function):
         return (
             gather_sum(gradient.contiguous(), rows, pattern) if needs_x else None,
             -_weighted_sum(d_b_enc, rows) if needs_centre else None,
-            _deliver(W_enc, gradient, ctx.centred, pattern, transposed=True)
+            deliver(W_enc, gradient, ctx.centred, pattern, transposed=True)
             if needs_W_enc
             else None,
             d_b_enc if needs_b_enc else None,
@@ -218,54 +211,12 @@ class _DecodeAt(torch.autograd.Function):
         needs_values, needs_W_dec, _ = ctx.needs_input_grad
         return (
             inner(gradient, W_dec.t(), pattern) if needs_values else None,
-            _deliver(W_dec, values, gradient, pattern) if needs_W_dec else None,
+            deliver(W_dec, values, gradient, pattern) if needs_W_dec else None,
             None,
         )
 
 
-class _ResidualAt(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, pattern: Pattern, target: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        residual = workspace.empty_for_the_step(target.shape[0], target.shape[1], target.dtype)
-        entries = pattern.row_starts, pattern.indices.flatten(), values.flatten()
-        first = 0
-        for decoded in _bag_blocks(W_dec, *entries):
-            some = slice(first, first + len(decoded))
-            torch.sub(target[some], decoded.add_(b_dec), out=residual[some])
-            first += len(decoded)
-        ctx.save_for_backward(values, W_dec, residual)
-        ctx.pattern = pattern
-        return residual, torch.linalg.vector_norm(residual).square()
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor | None, ...]:
-        values, W_dec, residual = ctx.saved_tensors
-        pattern: Pattern = ctx.pattern
-        d_residual, d_square = grad_outputs
-        # of the squares alone, as a rule: then the gradient is the residual itself, scaled
-        scale = residual.new_ones(())
-        if d_residual is None:
-            d_residual, scale = residual, 2 * d_square
-        elif d_square is not None:
-            d_residual = d_residual + residual * (2 * d_square)
-        d_residual = d_residual.contiguous()
-        needs_values, needs_W_dec, needs_b_dec, _, needs_target = ctx.needs_input_grad
-        return (
-            inner(d_residual, W_dec.t(), pattern).mul_(-scale) if needs_values else None,
-            _deliver(W_dec, values * -scale, d_residual, pattern) if needs_W_dec else None,
-            d_residual.sum(0).mul_(-scale) if needs_b_dec else None,
-            None,
-            d_residual * scale if needs_target else None,
-        )
-
-
-def _deliver(
+def deliver(
     weight: Tensor,
     weights: Float[Tensor, "*entries"],
     vectors: Float[Tensor, "batch d"],
@@ -278,7 +229,7 @@ def _deliver(
     if kept is not None:
         seen = pattern.transposed
         weights = weights.flatten().index_select(0, seen.order)
-        kept.add(_bag_blocks(vectors, seen.starts, seen.rows, weights))
+        kept.add(bag_blocks(vectors, seen.starts, seen.rows, weights))
         return None
     gradient = scatter_sum(weights, vectors, pattern)
     return gradient.t() if transposed else gradient
