@@ -63,4 +63,5 @@ def directions(
 
 def _at_once(weight: Float[Tensor, "n d"]) -> int:
     """Rows to read twice in a row: on the CPU so few that they stay in the caches between."""
-    return 512 if weight.device.type == "cpu" else max(1, len(weight))
+    n, d = weight.shape
+    return max(1, 2**19 // d if weight.device.type == "cpu" else n)
