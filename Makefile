@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 .PHONY: demo install test test-slow check bench-peers clean help
 
 help:
-	@echo "make demo       from text to features in a few minutes; then open runs/demo/report.html"
+	@echo "make demo       from text to features in about four quiet minutes; then open runs/demo/report.html"
 	@echo "make test       the tests (some minutes; no network, no GPU)"
 	@echo "make test-slow  the long ones"
 	@echo "make check      ruff, pyright, import-linter, then make test"

@@ -250,9 +250,15 @@ def _alive(process: int) -> bool:
 
 def _parse(path: Path, kind: str) -> Json:
     if not path.is_dir():
-        raise ArtifactMissingError(f"There is no {kind} at `{path}`: the folder does not exist.")
+        raise ArtifactMissingError(
+            f"There is no {kind} at `{path}`: the folder does not exist. Pass the folder of one, or make "
+            "it first (`monosem --help` lists the verbs in order)."
+        )
     if not (path / CONFIG_NAME).is_file():
-        raise ArtifactMissingError(f"There is no {kind} at `{path}`: it has no `{CONFIG_NAME}`.")
+        raise ArtifactMissingError(
+            f"There is no {kind} at `{path}`: it has no `{CONFIG_NAME}`. Pass the folder of one, or make "
+            "it first (`monosem --help` lists the verbs in order)."
+        )
     try:
         data = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
