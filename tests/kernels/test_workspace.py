@@ -108,3 +108,19 @@ def test_what_is_for_the_step_is_given_once_a_step() -> None:
             steps.append([tensor.data_ptr() for tensor in some])
     assert steps[0] == steps[1]
     assert len(set(steps[0])) == 3
+
+
+def test_the_memory_of_gradients_is_lent_until_they_begin() -> None:
+    w = Weights()
+    kept = Workspace(w.parameters())
+    homes = {parameter.rows.data_ptr() for parameter in kept._gradients}
+    with workspace.scope(kept):
+        first = workspace.empty("some", N, D, torch.bfloat16)
+        second = workspace.empty("other", N, D, torch.float32)
+        assert {first.data_ptr(), second.data_ptr()} == homes
+        assert workspace.empty("some", N, D - 1, torch.float32).data_ptr() == first.data_ptr()
+        assert workspace.empty("a third", N, D, torch.bfloat16).data_ptr() not in homes
+        assert workspace.empty("some", N, D + 1, torch.float32).data_ptr() not in homes
+        for parameter in kept._gradients:
+            parameter.add([torch.zeros(N, D)])
+        assert workspace.empty("some", N, D, torch.bfloat16).data_ptr() not in homes

@@ -9,7 +9,7 @@ from torch import Tensor
 from monosem.kernels import workspace
 from monosem.runtime import matmul
 
-AT_ONCE, FEWEST_ROWS = 2**22, 256
+AT_ONCE, FEWEST_ROWS = 2**23, 256
 """Products looked at while they are still in the caches; but fewer rows waste the product."""
 
 

@@ -27,6 +27,15 @@ class Gradient:
         n, m = weight.t().shape if self.transposed else weight.shape
         self.rows: Float[Tensor, "n m"] = large_empty(n, m, weight.dtype)
         self._begun, self._few = False, list[tuple[Tensor, Tensor]]()
+        self._lent_to = ""
+
+    def lend(self, name: str, n: int, m: int, kind: torch.dtype) -> Tensor | None:
+        """An `[n, m]` in its memory, while that is free and belongs to no other `name`."""
+        memory, n_bytes = self.rows.flatten().view(torch.uint8), n * m * kind.itemsize
+        if self._begun or self._lent_to not in ("", name) or n_bytes > len(memory):
+            return None
+        self._lent_to = name
+        return memory[:n_bytes].view(kind).view(n, m)
 
     def add(self, blocks: Iterable[Float[Tensor, "some m"]]) -> None:
         """Add what comes in blocks of rows, all rows in turn."""
@@ -58,7 +67,10 @@ class Gradient:
 
 
 class Workspace:
-    """Buffers by name, and the gradients of `parameters` that are matrices on the CPU."""
+    """Buffers by name, and the gradients of `parameters` that are matrices on the CPU.
+
+    Until the backward pass the memory of the gradients is free, and lent to what fits in.
+    """
 
     def __init__(self, parameters: Iterable[nn.Parameter] = ()) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -66,16 +78,17 @@ class Workspace:
         self._gradients = [Gradient(weight) for weight in parameters if _is_dense_matrix(weight)]
 
     def empty(self, name: str, n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
-        """An uninitialised `[n, m]`; the same one each time, so not for what must outlive a call."""
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.shape != (n, m) or buffer.dtype != kind:
-            buffer = self._buffers[name] = large_empty(n, m, kind)
-        return buffer.detach()  # autograd may write on the tensor, not on the buffer
+        """An uninitialised `[n, m]`; the same memory each time, so not for what must outlive a call."""
+        for gradient in self._gradients:
+            lent = gradient.lend(name, n, m, kind)
+            if lent is not None:
+                return lent
+        return self._buffer(name, n, m, kind)
 
     def empty_for_the_step(self, n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
         """An uninitialised `[n, m]` that nobody else is given before the next step begins."""
         self._taken += 1
-        return self.empty(f"the step's {self._taken}", n, m, kind)
+        return self._buffer(f"the step's {self._taken}", n, m, kind)
 
     def begin_step(self) -> None:
         """Give what was for the last step to this one."""
@@ -92,6 +105,12 @@ class Workspace:
         """Make the sums the gradients of their weights."""
         for gradient in self._gradients:
             gradient.deliver_()
+
+    def _buffer(self, name: str, n: int, m: int, kind: torch.dtype) -> Tensor:
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != (n, m) or buffer.dtype != kind:
+            buffer = self._buffers[name] = large_empty(n, m, kind)
+        return buffer.detach()  # autograd may write on the tensor, not on the buffer
 
 
 _current: ContextVar[Workspace | None] = ContextVar("workspace", default=None)
