@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py [--quick] [--json]
         [--only topk relu] [--d-in 512] [--n-latents 8192] [--batch 2048] [--k 32] [--repeats 9]
-        [--dead 0.02] [--policy auto] [--device cpu] [--no-peers] [--no-memory]
+        [--dead 0.02] [--policy auto] [--device cpu] [--clock process] [--no-peers] [--no-memory]
 
 A step is the trainer's: loss with the dead latents' term, gradients, clipping, fused Adam, norms, dead
 counts. The learning rate is next to nothing, so that each repetition sees the same latents. Kinds
@@ -11,9 +11,12 @@ thresholds) that leave `k` latents a row.
 
 The floor of a step is the encoder product, 2 · batch · d_in · n_latents operations, in bf16 or fp32.
 Every repetition runs everything one after another, so that a busy moment of the machine meets all; a
-ratio is the median of the ratios within repetitions. `peak_mb` is what a process that makes only this
-step needs above what it needs after importing, and `bound_mb` parameters, gradients, moments and one
-block of encoder products; both are measured in a process of their own.
+ratio is the median of the ratios within repetitions. On a machine that others keep busy all the time,
+`OMP_NUM_THREADS=1` and `--clock process` count the processor's time instead.
+
+`peak_mb` is what a process that makes only this step needs above what it needs after importing, and
+`bound_mb` parameters, gradients, moments and one block of encoder products; both are measured in a
+process of their own.
 
 `make bench-peers` installs the other libraries (benchmarks/peers.py) beside this one and runs this.
 """
@@ -45,6 +48,7 @@ SMALL = Shape(d_in=512, n_latents=8192, batch=2048, k=32)
 LARGE = Shape(d_in=768, n_latents=32_768, batch=4096, k=32)
 POOL = 4
 """Batches that take turns."""
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 STARTS_DENSE = ("relu", "relu_april", "tied", "p_anneal", "gated", "jumprelu")
 
 
@@ -132,15 +136,15 @@ def product(shape: Shape, kind: torch.dtype) -> Work:
     return lambda: torch.mm(x, weight, out=out)
 
 
-def seconds(work: Work, device: str) -> float:
+def seconds(work: Work, device: str, clock: Callable[[], float]) -> float:
     """Time of one call."""
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     work()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def rows_of(label: str, shape: Shape, given: argparse.Namespace) -> tuple[Row, dict[str, str]]:
@@ -164,7 +168,7 @@ def rows_of(label: str, shape: Shape, given: argparse.Namespace) -> tuple[Row, d
     times: dict[str, list[float]] = {name: [] for name in work}
     for repetition in range(given.repeats + 2):
         for name, step in work.items():
-            took = seconds(step, shape.device)
+            took = seconds(step, shape.device, CLOCKS[given.clock])
             if repetition >= 2:
                 times[name].append(took)
 
@@ -283,6 +287,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=0, help="0: 9, or 4 in a quick run")
     parser.add_argument("--dead", type=float, default=0.02, help="share of latents that are dead")
     parser.add_argument("--policy", default="auto", choices=("auto", *matmul.POLICIES))
+    parser.add_argument("--clock", default="wall", choices=tuple(CLOCKS))
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--quick", action="store_true", help="fewer repetitions; topk large too")
     parser.add_argument("--json", action="store_true")
