@@ -224,6 +224,9 @@ def open_page(browser: Any) -> Iterator[Any]:
 
     def opened(url: str, **options: Any) -> Watched:
         contexts.append(browser.new_context(**options))
+        contexts[-1].set_default_timeout(
+            120_000
+        )  # a busy machine needs more than 30 s for its first page
         watched = Watched(contexts[-1].new_page())
 
         def request(found: Any) -> None:
