@@ -125,15 +125,6 @@ def test_places_above_a_floor_are_those_of_the_comparison(dtype: torch.dtype) ->
         assert torch.equal(places_above(x, floor), (x > floor).flatten().nonzero()[:, 0])
 
 
-def test_what_is_not_a_number_is_found() -> None:
-    x, *weights = (tensor.detach() for tensor in inputs())
-    x[60, 3] = torch.nan
-    found = encode_above(x, *weights, 1.0, 1.0)
-    assert found is not None
-    assert found[0].isnan().sum() == N
-    assert encode_batch_top_k(x, *weights, 5)[0].isnan().any()
-
-
 def test_an_empty_batch_passes_through() -> None:
     x, *weights = inputs()
     pre, pattern = encode_batch_top_k(x[:0], *weights, 3)

@@ -60,25 +60,17 @@ def count_products_above_zero(
 
 
 def product_blocks(
-    x: Float[Tensor, "batch d"],
-    weight: Float[Tensor, "d n"],
-    bias: Float[Tensor, " n"],
-    *,
-    first: int = 0,
+    x: Float[Tensor, "batch d"], weight: Float[Tensor, "d n"], bias: Float[Tensor, " n"]
 ) -> Iterator[Float[Tensor, "rows n"]]:
     """`x @ weight + bias` on the CPU under the matmul policy, block by block of rows.
 
-    All blocks are the same memory, small enough to be looked at while it is in the caches. The first
-    one may have `first` rows alone, for whoever wants to see some before all are computed.
+    All blocks are the same memory, small enough to be looked at while it is in the caches.
     """
     kind, n = policy_type(x), len(bias)
     rows = max(1, min(max(FEWEST_ROWS, AT_ONCE // n), len(x)))
     block = workspace.empty("products", rows, n, kind)
-    few = min(first, rows, len(x))
-    sizes = [few] * (few > 0) + [rows] * ((len(x) - few) // rows)
-    sizes += [len(x) - sum(sizes)] * (sum(sizes) < len(x) or not sizes)
     if kind == x.dtype:
-        for some in x.split(sizes):
+        for some in x.split(rows):
             yield torch.addmm(bias, some, weight, out=block[: len(some)])
         return
     # the bias is the weight of one more input, always 1: adding it to the product takes 8 % longer
@@ -87,5 +79,5 @@ def product_blocks(
     rounded[:, :width], rounded[:, width] = weight.t(), bias
     inputs = torch.ones(len(x), width + 1, dtype=kind)
     inputs[:, :width] = x
-    for some in inputs.split(sizes):
+    for some in inputs.split(rows):
         yield torch.mm(some, rounded.t(), out=block[: len(some)])

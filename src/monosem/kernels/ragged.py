@@ -23,8 +23,6 @@ from monosem.kernels.select import places_above
 
 STRIDE = 61
 """Distance of the products that say how high the largest are; a prime visits all latents in turn."""
-PROBE = 64
-"""Rows that show first whether there are too many to go on."""
 MORE, WIDER = 1.25, 1.5
 """How many times as many as are needed are searched for, and how many more where that was too few."""
 
@@ -58,7 +56,7 @@ def encode_above(
         pattern = found.pattern
         values = _exact(centred, W_enc, b_enc, pattern)
         floors = floor[pattern.indices] if isinstance(floor, Tensor) else floor
-        values, pattern = _kept(values, pattern, ~(values <= floors))  # keeps what is not a number
+        values, pattern = _kept(values, pattern, values > floors)
     return sparse_cpu.encode_at(x, centre, W_enc, b_enc, pattern, values, centred), pattern
 
 
@@ -113,7 +111,7 @@ def _search(
     """Positive entries; those alone that are as high as `share` of the first block, if that is less."""
     floor, n_latents, first = -1.0, len(b_enc), 0
     values, places = list[Tensor](), list[Tensor]()
-    for block in product_blocks(centred, W_enc, b_enc, first=PROBE if most < 1 else 0):
+    for block in product_blocks(centred, W_enc, b_enc):
         floor = floor if floor >= 0 else _reached_by(block, share)
         inside = places_above(block, floor)
         if len(inside) > most * block.numel():

@@ -32,12 +32,9 @@ def largest_positive(x: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batc
 
 
 def places_above(x: Float[Tensor, "rows n"], floor: float) -> Int64[Tensor, " some"]:
-    """Where values are above a `floor` of `x`'s type, zero or positive: in `x` flattened, in order.
-
-    What is not a number is above every floor, unless its sign is set.
-    """
+    """Where values are above a `floor` of `x`'s type, zero or positive: in `x` flattened, in order."""
     if x.device.type != "cpu" or x.dtype not in KEYS:
-        return (x <= floor).logical_not().flatten().nonzero()[:, 0]
+        return (x > floor).flatten().nonzero()[:, 0]
     kind = KEYS[x.dtype]
     keys, lowest = x.view(kind), int(x.new_tensor(floor).view(kind))
     if torch.get_num_threads() > FEW_THREADS:
