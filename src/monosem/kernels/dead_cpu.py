@@ -23,7 +23,7 @@ from monosem.kernels.dense import policy_type
 from monosem.kernels.reference import fitted_scale
 from monosem.kernels.select import largest_positive
 
-SHARE = 0.025
+SHARE = 0.02
 """Share of dead latents from which on rows are left out; it keeps this below 15 % of a step."""
 FEWEST_ROWS = 256
 """But never so many that fewer than these remain."""
@@ -71,8 +71,8 @@ class _DeadError(torch.autograd.Function):
     ) -> Tensor:
         n = n_rows(len(x), len(dead), len(b_enc))
         kind = policy_type(x)
-        columns, rows = W_enc.t()[dead].to(kind), W_dec[dead].to(kind)
-        bias = b_enc[dead].to(kind)
+        columns = W_enc.t().index_select(0, dead).to(kind)
+        rows, bias = W_dec.index_select(0, dead).to(kind), b_enc[dead].to(kind)
         centred = torch.empty(n, x.shape[1], dtype=kind)
         latents = torch.empty(n, len(dead), dtype=kind)
         d_pre, differences = torch.empty_like(latents), torch.empty(n, rows.shape[1], dtype=kind)
@@ -113,7 +113,7 @@ class _DeadError(torch.autograd.Function):
         d_bias = d_b_enc.new_zeros(W_enc.shape[1]).index_add_(0, dead, d_b_enc)
         return (
             d_x * scale if needs_x else None,
-            -(d_b_enc @ W_enc.t()[dead]) if needs_centre else None,
+            -(d_b_enc @ W_enc.t().index_select(0, dead)) if needs_centre else None,
             _deliver(W_enc, dead, d_columns * scale, transposed=True) if needs_W_enc else None,
             d_bias if needs_b_enc else None,
             _deliver(W_dec, dead, d_rows * scale) if needs_W_dec else None,
