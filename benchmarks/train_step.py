@@ -10,8 +10,8 @@ whose latents are dense at first are shown as they start and, as `relu, sparse`,
 thresholds) that leave `k` latents a row.
 
 The floor of a step is the encoder product, 2 · batch · d_in · n_latents operations, in bf16 or fp32.
-Every repetition runs everything one after another, so that a busy moment of the machine meets all; a
-ratio is the median of the ratios within repetitions. On a machine that others keep busy all the time,
+Every repetition runs everything one after another, two steps each of which the second is timed, so
+that a busy moment of the machine meets all; a ratio is the median of the ratios within repetitions. On a machine that others keep busy all the time,
 `OMP_NUM_THREADS=1` and `--clock process` count the processor's time instead.
 
 `peak_mb` is what a process that makes only this step needs above what it needs after importing, and
@@ -166,10 +166,11 @@ def rows_of(label: str, shape: Shape, given: argparse.Namespace) -> tuple[Row, d
             else:
                 work[name] = step
     times: dict[str, list[float]] = {name: [] for name in work}
-    for repetition in range(given.repeats + 2):
+    for repetition in range(given.repeats + 1):
         for name, step in work.items():
+            step()  # after another's, caches and memory are not as in a run
             took = seconds(step, shape.device, CLOCKS[given.clock])
-            if repetition >= 2:
+            if repetition >= 1:
                 times[name].append(took)
 
     def ratio(above: str, below: str) -> float:
@@ -284,7 +285,7 @@ def parse() -> argparse.Namespace:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=int, default=getattr(SMALL, name))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=0, help="0: 9, or 4 in a quick run")
+    parser.add_argument("--repeats", type=int, default=0, help="0: 9, or 3 in a quick run")
     parser.add_argument("--dead", type=float, default=0.02, help="share of latents that are dead")
     parser.add_argument("--policy", default="auto", choices=("auto", *matmul.POLICIES))
     parser.add_argument("--clock", default="wall", choices=tuple(CLOCKS))
@@ -299,7 +300,7 @@ def parse() -> argparse.Namespace:
     given = parser.parse_args()
     if given.policy == "auto":
         given.policy = matmul.choose(given.device)
-    given.repeats = given.repeats or (4 if given.quick else 9)
+    given.repeats = given.repeats or (3 if given.quick else 9)
     return given
 
 
