@@ -12,6 +12,11 @@ from torch import Tensor
 from monosem.dictionaries.base import Dictionary, TrainState, architectures
 
 D, N = 12, 64
+VARIANTS: dict[str, dict[str, Any]] = {
+    "jumprelu:tanh": {"sparsity": "tanh"},
+    "relu:fixed": {"l1": 0.01},
+    "topk:multi": {"multi_weight": 0.125, "k": 8},
+}
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,13 @@ def make_source(known: Known) -> Callable[..., Source]:
 
 @pytest.fixture
 def build() -> Callable[..., Dictionary[Any]]:
-    """`build(name, seed=…, d_in=…)`: a small dictionary of that architecture."""
+    """`build(name, seed=…, d_in=…)`: a small dictionary of that architecture, or of a variant of one."""
 
     def make(name: str, **given: Any) -> Dictionary[Any]:
-        kind = architectures()[name]
+        kind = architectures()[name.partition(":")[0]]
         defaults = {"n_latents": N} if kind.config_type.fewest_latents else {}
-        return kind(dataclasses.replace(kind.config_type(), **{"d_in": D, **defaults, **given}))
+        settings = {"d_in": D, **defaults, **VARIANTS.get(name, {}), **given}
+        return kind(dataclasses.replace(kind.config_type(), **settings))
 
     return make
 

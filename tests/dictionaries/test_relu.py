@@ -34,7 +34,8 @@ def trained(make_state: MakeState) -> tuple[ReLU, torch.optim.Optimizer]:
 
 
 def test_the_loss_is_the_papers(make_state: MakeState) -> None:
-    dictionary, x = ReLU(ReLUConfig(d_in=D, n_latents=N, l1=0.5)), draw(32, D)
+    config = ReLUConfig(d_in=D, n_latents=N, l1=0.5, l1_warmup=0.0)
+    dictionary, x = ReLU(config), draw(32, D)
     with torch.no_grad():
         dictionary.b_dec.copy_(draw(D, seed=1))
         dictionary.b_enc.copy_(draw(N, seed=2))

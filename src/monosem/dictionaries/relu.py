@@ -5,8 +5,9 @@
     loss    = mse(x_hat, target) + l1 * mean over the batch of Σ latents
 
 The bias before the encoder is minus the decoder's, which starts at the geometric median; rows of
-`W_dec` are unit vectors (unit_norm.py). Latents that were silent for a window of steps are resampled
-(resampling.py) at four times of the run. Bricken et al. 2023,
+`W_dec` are unit vectors (unit_norm.py). Where `l1` is not given it is steered (coefficient.py), and the
+encoder starts as the decoder's transpose with few active latents (start.py). Latents that were silent
+for a window of steps are resampled (resampling.py) at four times of the run. Bricken et al. 2023,
 transformer-circuits.pub/2023/monosemantic-features, appendix "Advice for training sparse autoencoders".
 """
 
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from monosem.core.errors import ConfigError
-from monosem.dictionaries.base import DictionaryConfig, RaggedLatents, SampleSource, TrainState
-from monosem.dictionaries.config import at_least, share
+from monosem.dictionaries.base import RaggedLatents, SampleSource, TrainState
+from monosem.dictionaries.coefficient import Coefficient, PenaltyConfig
+from monosem.dictionaries.config import share
 from monosem.dictionaries.geometry import unit_rows_
 from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.losses import mse
 from monosem.dictionaries.resampling import draw, forget_, rebirth_
+from monosem.dictionaries.start import sparse_start
 from monosem.dictionaries.unit_norm import UnitNorm
 from monosem.kernels import dispatch
 from monosem.kernels.dense import count_products_above_zero, product
@@ -34,11 +37,9 @@ ENCODER_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReLUConfig(DictionaryConfig):
+class ReLUConfig(PenaltyConfig):
     """ReLU's own knobs; fractions are of the whole run, and give the paper's numbers at 1M steps."""
 
-    l1: float = 0.004
-    """Coefficient of Σ latents beside the mean squared error over entries."""
     resample_at: tuple[float, ...] = (0.025, 0.05, 0.075, 0.1)
     """When dead latents are resampled: after 25k, 50k, 75k and 100k of 1M steps."""
     resample_window: float = 0.0125
@@ -47,9 +48,8 @@ class ReLUConfig(DictionaryConfig):
     """Inputs to draw from: 819,200 of 1M batches of 8,192; never fewer than two a latent."""
 
     def __post_init__(self) -> None:
-        """Refuse a negative penalty, and times outside of the run."""
+        """Refuse times outside of the run."""
         super().__post_init__()
-        at_least("l1", self.l1, 0)
         for moment in self.resample_at:
             share("resample_at", moment)
         share("resample_window", self.resample_window)
@@ -73,6 +73,7 @@ class ReLU(UnitNorm[ReLUConfig], name="relu", config=ReLUConfig):
         self.b_enc = nn.Parameter(torch.zeros(n_latents))
         self.W_dec = nn.Parameter(W_dec)
         self.b_dec = nn.Parameter(torch.zeros(d_out))
+        self.coefficient = Coefficient(self.config)
 
     @override
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
@@ -101,8 +102,24 @@ class ReLU(UnitNorm[ReLUConfig], name="relu", config=ReLUConfig):
         """`mse` and `l1`."""
         seen = dispatch.autoencode(x, self.centre, self.W_enc, self.b_enc, self.W_dec)
         self.firing = seen.firing
-        penalty = self.config.l1 * seen.total / len(x)
+        weight = self.coefficient(seen.firing.sum() / len(x), state)
+        penalty = weight * seen.total / len(x)
         return {"mse": mse(seen.decoded + self.b_dec, target), "l1": penalty}
+
+    @override
+    def initialise_(
+        self, x: Float[Tensor, "sample d_in"], target: Float[Tensor, "sample d_out"]
+    ) -> None:
+        """Put `b_dec` at the geometric median, and `b_enc` where few latents are active."""
+        super().initialise_(x, target)
+        if self.config.l1 is not None:
+            return
+        with torch.no_grad():
+            centred = x - self.centre, target - self.b_dec
+            weights = self.W_enc, self.W_dec, self.config.l0
+            start = sparse_start(*centred, *weights, subtract=True)
+            self.W_enc.copy_(start.scale * start.columns)
+            self.b_enc.fill_(-start.scale * start.bound)
 
     def resampling_steps(self, n_steps: int) -> list[int]:
         """Steps after which dead latents are resampled in a run of `n_steps`."""
@@ -136,7 +153,7 @@ class ReLU(UnitNorm[ReLUConfig], name="relu", config=ReLUConfig):
         for part, wanted in zip(x.split(at_once), target.split(at_once), strict=True):
             latents = self.encode(part)
             error = (self.decode(latents) - wanted).square().mean(1)
-            parts.append(error + self.config.l1 * latents.sum(1))
+            parts.append(error + self.coefficient.value * latents.sum(1))
         losses = torch.cat(parts)
         if not bool(losses.isfinite().all()):
             raise ConfigError(

@@ -10,7 +10,7 @@ the entries cost, not what all latents do.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from monosem.kernels import dispatch
@@ -43,12 +43,13 @@ class Selection:
             return product(latents, W_dec).to(W_dec.dtype)
         return dispatch.decode(latents, W_dec, self.pattern)
 
-    def count(self, active: Bool[Tensor, "*entries"]) -> Int64[Tensor, " n_latents"]:
-        """On how many rows each latent is active."""
+    def count(self, latents: Float[Tensor, "*entries"]) -> Int64[Tensor, " n_latents"]:
+        """On how many rows each latent is above zero; `latents` has the shape of `pre`."""
+        latents = latents.detach()
         if self.pattern is None:
-            return count_positive(active)
-        chosen = self.pattern.indices[active]
-        return torch.bincount(chosen, minlength=self.pattern.n_latents)
+            return count_positive(latents)
+        active = self.pattern.indices[latents > 0]
+        return torch.bincount(active, minlength=self.pattern.n_latents)
 
 
 def above(

@@ -1,0 +1,111 @@
+"""ReLU with free decoder norms and a penalty that knows them: the recipe of April 2024.
+
+    latents = relu(x @ W_enc + b_enc)
+    x_hat   = latents @ W_dec + b_dec
+    loss    = mse(x_hat, target) + l1 * mean over the batch of Σ latents[i] * ‖W_dec[i]‖
+
+Long rows do not dodge this penalty, so that nothing needs to keep them short, and nothing is resampled.
+`b_dec` is not subtracted from the input. The encoder starts as the decoder's transpose; where `l1` is
+given rows have a norm of 0.1 and biases are zero, as in the recipe. Conerly et al. 2024,
+transformer-circuits.pub/2024/april-update, "Update on how we train SAEs".
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from typing_extensions import override
+
+from monosem.dictionaries.base import Dictionary, RaggedLatents, TrainState
+from monosem.dictionaries.coefficient import Coefficient, PenaltyConfig
+from monosem.dictionaries.geometry import directions, geometric_median
+from monosem.dictionaries.latents import ragged_from_dense
+from monosem.dictionaries.losses import mse
+from monosem.dictionaries.start import sparse_start
+from monosem.kernels import dispatch
+from monosem.kernels.dense import count_products_above_zero, product
+
+START_NORM = 0.1
+"""Norm of the decoder rows at the start of the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReLUAprilConfig(PenaltyConfig):
+    """The recipe has no knobs but those of its penalty.
+
+    Its `l1` is 5 beside the sum over entries, which is 5 / d_in here, and its `l1_warmup` 0.05.
+    """
+
+
+class ReLUApril(Dictionary[ReLUAprilConfig], name="relu_april", config=ReLUAprilConfig):
+    """The dictionary of the April update."""
+
+    loss_scale: ClassVar[str] = "mean over entries"
+
+    def __init__(self, config: ReLUAprilConfig) -> None:
+        super().__init__(config)
+        self.conventions = dataclasses.replace(self.conventions, subtract_b_dec=False)
+        generator = torch.Generator().manual_seed(config.seed)
+        W_enc, W_dec = directions(self.d_in, self.d_out, self.n_latents, generator)
+        # Adam's steps are as long for all weights: for rows of 0.1 they are large
+        norm = 1.0 if config.l1 is None else START_NORM
+        self.W_enc = nn.Parameter(W_enc.mul_(norm))
+        self.b_enc = nn.Parameter(torch.zeros(self.n_latents))
+        self.W_dec = nn.Parameter(W_dec.mul_(norm))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+        self.coefficient = Coefficient(self.config)
+
+    @override
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
+        """Latents of `x`."""
+        self.check_width(x)
+        return (product(x, self.W_enc).to(x.dtype) + self.b_enc).relu()
+
+    @override
+    def encode_sparse(self, x: Float[Tensor, "batch d_in"]) -> RaggedLatents:
+        """The positive latents of `x`."""
+        return ragged_from_dense(self.encode(x))
+
+    @override
+    def firings(self, x: Float[Tensor, "batch d_in"]) -> Int64[Tensor, " n_latents"]:
+        """The same count, without a list of entries that nobody reads."""
+        self.check_width(x)
+        return count_products_above_zero(x, self.W_enc, self.b_enc)
+
+    @override
+    def loss_terms(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        target: Float[Tensor, "batch d_out"],
+        state: TrainState,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """`mse` and `l1`."""
+        norms = torch.linalg.vector_norm(self.W_dec, dim=1)
+        norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        # the same dictionary with unit rows, whose latents carry the norms, and a plain sum of them
+        W_enc, b_enc, W_dec = self.W_enc * norms, self.b_enc * norms, self.W_dec / norms[:, None]
+        seen = dispatch.autoencode(x, self.centre, W_enc, b_enc, W_dec)
+        self.firing = seen.firing
+        weight = self.coefficient(seen.firing.sum() / len(x), state)
+        return {
+            "mse": mse(seen.decoded + self.b_dec, target),
+            "l1": weight * seen.total / len(x),
+        }
+
+    @override
+    def initialise_(
+        self, x: Float[Tensor, "sample d_in"], target: Float[Tensor, "sample d_out"]
+    ) -> None:
+        """Put `b_dec` at the geometric median and `b_enc` where few latents are active."""
+        if self.config.l1 is not None:
+            return
+        with torch.no_grad():
+            self.b_dec.copy_(geometric_median(target))
+            middle = geometric_median(x)
+            weights = self.W_enc, self.W_dec, self.config.l0
+            start = sparse_start(x - middle, target - self.b_dec, *weights, subtract=True)
+            self.W_enc.copy_(start.scale * start.columns)
+            self.b_enc.copy_(-start.scale * start.bound - middle @ self.W_enc)
