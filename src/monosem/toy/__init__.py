@@ -1,0 +1,1 @@
+"""Toys: small worlds whose truth is known."""

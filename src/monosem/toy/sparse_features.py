@@ -1,0 +1,135 @@
+"""Sparse features: activations that are sums of known directions, more of them than there are dimensions.
+
+    x         = magnitudes @ directions + noise
+    frequency = of feature i, ∝ (i + 1) ** -power, scaled so that `l0` of them are on in the mean
+    on        = g > quantile(1 - frequency),  g = sqrt(correlation) * g_group + sqrt(1 - correlation) * g_own
+    magnitude = uniform between `weakest` and 1 where the feature is on, 0 elsewhere
+
+Directions are random unit vectors. Groups take every `n_groups`-th feature, so that each has frequent
+and rare ones; features of a group fire together more often than chance, by a Gaussian copula.
+After Sharkey et al. 2022, "Taking features out of superposition with sparse autoencoders".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.core.errors import ConfigError
+
+HIGHEST = 0.5
+"""No feature is on more often than this."""
+BLOCK = 8192
+"""Rows whose magnitudes exist at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseFeaturesConfig:
+    """Which features there are, and how they fire."""
+
+    d: int = 64
+    """Dimensions of the activations."""
+    n_features: int = 256
+    """True features."""
+    l0: float = 8.0
+    """Features that are on in one activation, in the mean."""
+    power: float = 0.5
+    """Exponent of the power law of frequencies; 0 makes all alike."""
+    n_groups: int = 32
+    """Groups within which firing is correlated."""
+    correlation: float = 0.3
+    """Correlation of the Gaussians that decide firing, within a group."""
+    weakest: float = 0.25
+    """Smallest magnitude of a feature that is on; the largest is 1."""
+    noise: float = 0.0
+    """Standard deviation of what is added to every coordinate."""
+    seed: int = 0
+    """Seed of the directions."""
+
+    def __post_init__(self) -> None:
+        """Refuse worlds that cannot be."""
+        for name in ("d", "n_features", "n_groups"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.l0 < HIGHEST * self.n_features:
+            raise ConfigError(
+                f"`l0` must be above 0 and under {HIGHEST} of the {self.n_features} features, "
+                f"got {self.l0}."
+            )
+        if not 0 <= self.correlation < 1:
+            raise ConfigError(f"`correlation` must be in [0, 1), got {self.correlation}.")
+        if not 0 < self.weakest <= 1:
+            raise ConfigError(f"`weakest` must be in (0, 1], got {self.weakest}.")
+        if self.power < 0 or self.noise < 0:
+            raise ConfigError(
+                f"`power` and `noise` cannot be negative, got {self.power} and {self.noise}."
+            )
+
+
+class SparseFeatures:
+    """A world of known features, from which activations are drawn."""
+
+    def __init__(self, config: SparseFeaturesConfig) -> None:
+        self.config = config
+        generator = torch.Generator().manual_seed(config.seed)
+        rows = torch.randn(config.n_features, config.d, generator=generator)
+        self.directions: Float[Tensor, "n_features d"] = rows / rows.norm(dim=1, keepdim=True)
+        """The truth: one unit vector a feature, the most frequent first."""
+        self.frequencies: Float[Tensor, " n_features"] = _frequencies(config)
+        """How often each feature is on."""
+
+    def sample(
+        self, n: int, seed: int
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n n_features"]]:
+        """`n` activations and the magnitudes they are made of; a seed gives the same ones again."""
+        generator = torch.Generator().manual_seed(seed)
+        parts = list(self._blocks(n, generator))
+        return torch.cat([x for x, _ in parts]), torch.cat([m for _, m in parts])
+
+    def activations(self, n: int, seed: int) -> Float[Tensor, "n d"]:
+        """The activations of `sample(n, seed)` alone, in the memory that they take themselves."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.cat([x for x, _ in self._blocks(n, generator)])
+
+    def _blocks(self, n: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        config = self.config
+        for start in range(0, n, BLOCK):
+            on = self._on(min(BLOCK, n - start), generator)
+            strength = torch.rand(on.shape, generator=generator)
+            magnitudes = on * (config.weakest + (1 - config.weakest) * strength)
+            x = magnitudes @ self.directions
+            yield x + config.noise * torch.randn(x.shape, generator=generator), magnitudes
+
+    def _on(self, n: int, generator: torch.Generator) -> Bool[Tensor, "n n_features"]:
+        config = self.config
+        own = torch.randn(n, config.n_features, generator=generator)
+        shared = torch.randn(n, config.n_groups, generator=generator)
+        group = torch.arange(config.n_features) % config.n_groups
+        g = config.correlation**0.5 * shared[:, group] + (1 - config.correlation) ** 0.5 * own
+        return g > torch.special.ndtri(1 - self.frequencies)
+
+
+def _frequencies(config: SparseFeaturesConfig) -> Float[Tensor, " n_features"]:
+    """A power law with sum `l0` of which nothing exceeds `HIGHEST`."""
+    law = torch.arange(1, config.n_features + 1, dtype=torch.float64) ** -config.power
+    low, high = 0.0, config.n_features / float(law[-1])
+    for _ in range(64):
+        middle = (low + high) / 2
+        total = float((middle * law).clamp_max(HIGHEST).sum())
+        low, high = (middle, high) if total < config.l0 else (low, middle)
+    return (high * law).clamp_max(HIGHEST).float()
+
+
+def recovery(
+    directions: Float[Tensor, "n_features d"], rows: Float[Tensor, "n_latents d"]
+) -> Float[Tensor, " n_features"]:
+    """The largest cosine of each true direction with any of `rows`; rows of zero count as no row.
+
+    >>> recovery(torch.eye(2), torch.tensor([[3.0, 0.0], [1.0, 1.0]]))
+    tensor([1.0000, 0.7071])
+    """
+    truth = directions / directions.norm(dim=1, keepdim=True)
+    found = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    return (truth @ found.T).amax(1)
