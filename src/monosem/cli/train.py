@@ -21,6 +21,7 @@ from monosem.core.errors import ArtifactMissingError, ConfigError, unknown_name
 from monosem.dictionaries.base import DictionaryConfig, architectures
 from monosem.models.language_model import LanguageModel
 from monosem.rendering.table import text as text_table
+from monosem.runtime.trackers import PROJECT, TrackerName, trackers
 from monosem.text.tokens import TokensConfig, TokenStore
 from monosem.training.optim import OptimConfig
 from monosem.training.recipes import RECIPES, Recipe, recipe
@@ -54,6 +55,16 @@ class RunArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackArguments:
+    """Who is sent the run log as it is written; it changes nothing in the run."""
+
+    track: tuple[TrackerName, ...] = ()
+    """Trackers that are sent the run log, such as `wandb tensorboard`; one that fails stops nothing."""
+    track_project: str = PROJECT
+    """Project of the run at wandb and trackio."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Train one or several sparse dictionaries on one stream of live activations."""
 
@@ -69,6 +80,9 @@ class Arguments:
     run: Annotated[RunArguments, tyro.conf.arg(name="")] = field(default_factory=RunArguments)
     out: Path = Path("runs/train")
     """Folder to write."""
+    tracking: Annotated[TrackArguments, tyro.conf.arg(name="")] = field(
+        default_factory=TrackArguments
+    )
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     seed: int = 0
@@ -83,9 +97,10 @@ def main(arguments: list[str]) -> int:
     """Parse, train, print what came out."""
     given, knobs = parsed(arguments)
     config = configuration(given, knobs)
+    followed = trackers(given.tracking.track, given.tracking.track_project)
     store = _store(given)
     model = LanguageModel.load(given.model, device=given.device)
-    run = train(config, model, store, given.out, fresh=given.fresh)
+    run = train(config, model, store, given.out, fresh=given.fresh, trackers=followed)
     if given.json:
         print(json.dumps({"out": str(run.path), **run.summary}, indent=2))
     else:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,8 @@ class RunLog:
 
     def __init__(self, path: Path, *, resume_step: int = 0) -> None:
         self.path = Path(path)
+        self.followers: list[Callable[[Json], None]] = []
+        """Called with each line after it is written."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(self.path) if line["step"] <= resume_step]
         temporary = self.path.with_name(f".{self.path.name}")
@@ -27,6 +30,8 @@ class RunLog:
         """Append one line; numbers that JSON cannot hold (inf, nan) become null."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(values))
+        for follow in self.followers:
+            follow(values)
 
 
 def read_log(path: Path) -> list[Json]:

@@ -11,6 +11,7 @@ last checkpoint in `OUT.checkpoint` and ends with the same weights, bit for bit.
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +31,7 @@ from monosem.runtime import matmul
 from monosem.runtime.checkpoint import load_checkpoint, save_checkpoint
 from monosem.runtime.interruption import interruption
 from monosem.runtime.runlog import RunLog
+from monosem.runtime.tracking import Tracker, Tracking
 from monosem.text.tokens import TokenStore
 from monosem.training.learner import Learner
 from monosem.training.run import KIND, LOG, TrainingRun
@@ -49,11 +51,13 @@ def train(
     *,
     fresh: bool = False,
     checkpoint_seconds: float = 60.0,
+    trackers: Sequence[Tracker] = (),
 ) -> TrainingRun:
     """Train the dictionaries of `config` on live activations of `model`, and return the run at `out`.
 
     A finished run of the same configuration and inputs is used again, an interrupted one goes on;
-    `fresh` starts anew. Everything is checked before anything is captured.
+    `fresh` starts anew. Everything is checked before anything is captured. `trackers` are sent the
+    lines of the log; they change nothing, and one that fails is dropped.
     """
     out = Path(out)
     artifact.check_target(out, KIND)
@@ -85,10 +89,13 @@ def train(
         sys.stderr.write(f"`{out}` is already there; used again.\n")
         return TrainingRun.open(out)
     training = _Training(config, source, model, identity, checkpoints)
-    with matmul.scope(training.policy):
-        training.run(checkpoint_seconds)
-    training.finish(out, store)
-    return TrainingRun.open(out)
+    with Tracking(trackers, training.log, out, identity) as tracking:
+        with matmul.scope(training.policy):
+            training.run(checkpoint_seconds)
+        training.finish(out, store)
+        run = TrainingRun.open(out)
+        tracking.summary = run.summary
+    return run
 
 
 class _Training:
