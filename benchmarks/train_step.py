@@ -6,12 +6,13 @@
 
 A step is the trainer's: loss with the dead latents' term, gradients, clipping, fused Adam, norms, dead
 counts. The learning rate is next to nothing, so that each repetition sees the same latents. Kinds
-whose latents are dense at first are shown as they start and, as `relu, sparse`, with biases (or
-thresholds) that leave `k` latents a row.
+with a penalty start with `k` active latents a row; as `relu, dense` they start as in the papers, with
+half of all latents active, which no quick run shows.
 
 The floor of a step is the encoder product, 2 · batch · d_in · n_latents operations, in bf16 or fp32.
-Every repetition runs everything one after another, two steps each of which the second is timed, so
-that a busy moment of the machine meets all; a ratio is the median of the ratios within repetitions. On a machine that others keep busy all the time,
+Every repetition runs everything one after another, two steps each of which the second is timed (peers in
+a quick run, whose steps are long: one), so that a busy moment of the machine meets all; a ratio is the
+median of the ratios within repetitions. On a machine that others keep busy all the time,
 `OMP_NUM_THREADS=1` and `--clock process` count the processor's time instead.
 
 `peak_mb` is what a process that makes only this step needs above what it needs after importing, and
@@ -32,6 +33,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peers import Shape, steps
@@ -49,7 +51,9 @@ LARGE = Shape(d_in=768, n_latents=32_768, batch=4096, k=32)
 POOL = 4
 """Batches that take turns."""
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
-STARTS_DENSE = ("relu", "relu_april", "tied", "p_anneal", "gated", "jumprelu")
+OWN = ("bf16", "fp32", "ours")
+DENSE_L1 = 0.004
+"""A penalty that is given, not steered: with it training starts as in the papers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,29 +86,18 @@ def activations(shape: Shape, n: int) -> torch.Tensor:
     return (x * (shape.d_in**0.5 / x.norm(dim=1).square().mean().sqrt())).to(shape.device)
 
 
-def dictionary_of(architecture: str, shape: Shape, x: torch.Tensor, sparse: bool) -> Dictionary:
-    """A dictionary as a run begins with it, or thinned out to `k` latents a row."""
+def dictionary_of(label: str, shape: Shape, x: torch.Tensor) -> Dictionary:
+    """A dictionary as a run begins with it: by default with `k` latents a row, or with half of all."""
+    architecture, dense = label.partition(",")[0], label.endswith("dense")
     kind = architectures()[architecture]
-    knobs = {"d_in": shape.d_in, "n_latents": shape.n_latents}
+    knobs: dict[str, Any] = {"d_in": shape.d_in, "n_latents": shape.n_latents}
     fields = {f.name for f in dataclasses.fields(kind.config_type)}
-    knobs |= {name: shape.k for name in ("k", "target_l0") if name in fields}
+    knobs |= {"k": shape.k} if "k" in fields else {}
+    knobs |= {"l0": float(shape.k)} if "l0" in fields else {}
+    knobs |= {"l1": DENSE_L1} if dense else {}
     dictionary = kind(kind.config_type(**knobs)).to(shape.device)
     dictionary.initialise_(x, x)
-    if sparse:
-        thin_out_(dictionary, x[:512], shape.k)
     return dictionary
-
-
-@torch.no_grad()
-def thin_out_(dictionary: Dictionary, x: torch.Tensor, l0: int) -> None:
-    """Lower the biases until about `l0` latents of a row are positive."""
-    low, high = 0.0, 64.0
-    biases = [dictionary.b_enc.clone()]
-    for _ in range(24):
-        middle = (low + high) / 2
-        dictionary.b_enc.copy_(biases[0] - middle)
-        l0_here = float(dictionary.firings(x).sum()) / len(x)
-        low, high = (middle, high) if l0_here > l0 else (low, middle)
 
 
 def our_step(dictionary: Dictionary, pool: list[torch.Tensor], dead: float, policy: str) -> Work:
@@ -149,32 +142,32 @@ def seconds(work: Work, device: str, clock: Callable[[], float]) -> float:
 
 def rows_of(label: str, shape: Shape, given: argparse.Namespace) -> tuple[Row, dict[str, str]]:
     """Time one architecture beside products and peers; say which peers are missing, and why."""
-    architecture, sparse = label.partition(",")[0], label.endswith("sparse")
     x = activations(shape, POOL * shape.batch)
     pool = list(x.split(shape.batch))
-    dictionary = dictionary_of(architecture, shape, x[:8192], sparse)
+    dictionary = dictionary_of(label, shape, x[:8192])
     work: dict[str, Work] = {
         "bf16": product(shape, torch.bfloat16),
         "fp32": product(shape, torch.float32),
         "ours": our_step(dictionary, pool, given.dead, given.policy),
     }
     missing: dict[str, str] = {}
-    if given.peers and not sparse and not (given.quick and shape == LARGE):
-        for name, step in steps(architecture, shape, pool).items():
+    if given.peers and not (given.quick and shape == LARGE):
+        for name, step in steps(label.partition(",")[0], shape, pool).items():
             if isinstance(step, str):
                 missing[name] = step
             else:
                 work[name] = step
     times: dict[str, list[float]] = {name: [] for name in work}
-    for repetition in range(given.repeats + 1):
+    for repetition in range(given.repeats):
         for name, step in work.items():
-            step()  # after another's, caches and memory are not as in a run
-            took = seconds(step, shape.device, CLOCKS[given.clock])
-            if repetition >= 1:
-                times[name].append(took)
+            if name not in OWN and repetition >= given.peer_repeats:
+                continue
+            if name in OWN or not given.quick:
+                step()  # after another's, caches and memory are not as in a run
+            times[name].append(seconds(step, shape.device, CLOCKS[given.clock]))
 
     def ratio(above: str, below: str) -> float:
-        pairs = zip(times[above], times[below], strict=True)
+        pairs = zip(times[above], times[below], strict=False)  # peers may have fewer
         return round(statistics.median(a / b for a, b in pairs), 3)
 
     row = Row(
@@ -187,7 +180,7 @@ def rows_of(label: str, shape: Shape, given: argparse.Namespace) -> tuple[Row, d
         ms=round(statistics.median(times["ours"]) * 1e3, 1),
         ours_over_matmul_bf16=ratio("ours", "bf16"),
         ours_over_matmul_fp32=ratio("ours", "fp32"),
-        peer_over_ours={n: ratio(n, "ours") for n in work if n not in ("bf16", "fp32", "ours")},
+        peer_over_ours={n: ratio(n, "ours") for n in work if n not in OWN},
         peak_mb=peak(label, shape, given) if given.memory else None,
         bound_mb=bound(dictionary, shape, given.policy),
     )
@@ -221,9 +214,9 @@ def print_peak(given: argparse.Namespace, shape: Shape) -> None:
     x = activations(shape, shape.batch)
     tiny = Shape(d_in=8, n_latents=64, batch=16, k=2)
     few = activations(tiny, tiny.batch)
-    our_step(dictionary_of("topk", tiny, few, False), [few], given.dead, given.policy)()
+    our_step(dictionary_of("topk", tiny, few), [few], given.dead, given.policy)()
     before = forget_peak()
-    dictionary = dictionary_of(label.partition(",")[0], shape, x[:2048], label.endswith("sparse"))
+    dictionary = dictionary_of(label, shape, x[:2048])
     step = our_step(dictionary, [x], given.dead, given.policy)
     for _ in range(3):
         step()
@@ -253,13 +246,20 @@ def cases(given: argparse.Namespace) -> list[tuple[str, Shape]]:
     labels = [
         label
         for name in kinds
-        for label in ((name, f"{name}, sparse") if name in STARTS_DENSE else (name,))
-        if not given.only or name in given.only
+        for label in (name, f"{name}, dense")
+        if (not given.only or name in given.only)
+        and (label == name or (not given.quick and can_start_dense(name)))
     ]
     chosen = [(label, shape) for label in labels]
     if given.quick and shape == SMALL and (not given.only or "topk" in given.only):
         chosen.append(("topk", LARGE))
     return chosen
+
+
+def can_start_dense(architecture: str) -> bool:
+    """Whether it has a penalty that can be given instead of steered."""
+    fields = dataclasses.fields(architectures()[architecture].config_type)
+    return any(f.name == "l1" for f in fields) and architecture != "jumprelu"
 
 
 def table(rows: list[Row], missing: dict[str, dict[str, str]]) -> str:
@@ -285,7 +285,9 @@ def parse() -> argparse.Namespace:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=int, default=getattr(SMALL, name))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=0, help="0: 9, or 3 in a quick run")
+    parser.add_argument(
+        "--repeats", type=int, default=0, help="0: 9, or 5 in a quick run, 2 of them with peers"
+    )
     parser.add_argument("--dead", type=float, default=0.02, help="share of latents that are dead")
     parser.add_argument("--policy", default="auto", choices=("auto", *matmul.POLICIES))
     parser.add_argument("--clock", default="wall", choices=tuple(CLOCKS))
@@ -300,7 +302,8 @@ def parse() -> argparse.Namespace:
     given = parser.parse_args()
     if given.policy == "auto":
         given.policy = matmul.choose(given.device)
-    given.repeats = given.repeats or (3 if given.quick else 9)
+    given.repeats = given.repeats or (5 if given.quick else 9)
+    given.peer_repeats = 2 if given.quick else given.repeats
     return given
 
 
