@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from monosem.dictionaries.base import DictionaryConfig as DictionaryConfig
     from monosem.dictionaries.base import load as load
     from monosem.dictionaries.batch_topk import BatchTopKConfig as BatchTopKConfig
+    from monosem.dictionaries.gated import GatedConfig as GatedConfig
+    from monosem.dictionaries.jumprelu import JumpReLUConfig as JumpReLUConfig
     from monosem.dictionaries.matryoshka import MatryoshkaConfig as MatryoshkaConfig
+    from monosem.dictionaries.p_anneal import PAnnealConfig as PAnnealConfig
     from monosem.dictionaries.relu import ReLUConfig as ReLUConfig
+    from monosem.dictionaries.relu_april import ReLUAprilConfig as ReLUAprilConfig
+    from monosem.dictionaries.tied import TiedConfig as TiedConfig
     from monosem.dictionaries.topk import TopKConfig as TopKConfig
     from monosem.explorer.report import write_report as write_report
     from monosem.features.build import FeaturesConfig as FeaturesConfig
@@ -36,10 +41,15 @@ _HOMES = {
     "EvaluateConfig": "monosem.metrics.evaluate",
     "FeatureDatabase": "monosem.features.database",
     "FeaturesConfig": "monosem.features.build",
+    "GatedConfig": "monosem.dictionaries.gated",
+    "JumpReLUConfig": "monosem.dictionaries.jumprelu",
     "LanguageModel": "monosem.models.language_model",
     "MatryoshkaConfig": "monosem.dictionaries.matryoshka",
     "MonosemError": "monosem.core.errors",
+    "PAnnealConfig": "monosem.dictionaries.p_anneal",
+    "ReLUAprilConfig": "monosem.dictionaries.relu_april",
     "ReLUConfig": "monosem.dictionaries.relu",
+    "TiedConfig": "monosem.dictionaries.tied",
     "TokenStore": "monosem.text.store",
     "TokensConfig": "monosem.text.store",
     "TopKConfig": "monosem.dictionaries.topk",

@@ -143,6 +143,26 @@ def test_it_moves_to_another_device(name: str, build: Build, make_state: MakeSta
 
 
 @trained
+def test_a_step_asks_another_device_for_nothing(
+    name: str, build: Build, make_state: MakeState
+) -> None:
+    """The meta device has no values: whatever would make the host wait for one raises there."""
+    dictionary = build(name).to("meta")
+    x = torch.empty(32, D, device="meta")
+    state = make_state(dictionary, step=50, silent=[3, 4])
+    state.dead, state.tokens_since_fired = (
+        state.dead.to("meta"),
+        state.tokens_since_fired.to("meta"),
+    )
+    dictionary.schedule_(state)
+    terms = dictionary.loss_terms(x, x, state)
+    torch.stack(list(terms.values())).sum().backward()
+    dictionary.before_step_()
+    dictionary.after_step_()
+    assert dictionary.firing.device.type == "meta"
+
+
+@trained
 def test_hooks_are_idempotent_and_keep_unit_rows_where_they_should(
     name: str, build: Build, make_state: MakeState
 ) -> None:
