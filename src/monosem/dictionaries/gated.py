@@ -28,9 +28,9 @@ from monosem.dictionaries.coefficient import Coefficient, PenaltyConfig
 from monosem.dictionaries.geometry import directions
 from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.losses import mse
-from monosem.dictionaries.selection import above
 from monosem.dictionaries.start import sparse_start
 from monosem.dictionaries.unit_norm import UnitNorm
+from monosem.kernels import dispatch
 from monosem.kernels.dense import product
 
 
@@ -76,18 +76,16 @@ class Gated(UnitNorm[GatedConfig], name="gated", config=GatedConfig):
         state: TrainState,
     ) -> dict[str, Float[Tensor, ""]]:
         """`mse`, `l1`, and `gate_mse` of what the gates alone would reconstruct."""
-        chosen = above(x, self.centre, self.W_enc, self.b_enc, 0.0)
-        gate = chosen.pre.relu()
-        pi = chosen.pre - chosen.at(self.b_enc)
-        magnitude = (chosen.at(self.r_mag.exp()) * pi + chosen.at(self.b_mag)).relu()
-        latents = (chosen.pre.detach() > 0) * magnitude
-        self.firing = chosen.count(latents)
+        magnitudes = self.r_mag, self.b_mag
+        seen = dispatch.autoencode_gated(
+            x, self.centre, self.W_enc, self.b_enc, *magnitudes, self.W_dec
+        )
+        self.firing = seen.firing
         weight = self.coefficient(self.firing.sum() / len(x), state)
-        x_hat = chosen.decode(latents, self.W_dec) + self.b_dec
-        frozen = chosen.decode(gate, self.W_dec.detach()) + self.b_dec.detach()
+        x_hat, frozen = seen.decoded + self.b_dec, seen.of_gates + self.b_dec.detach()
         return {
             "mse": mse(x_hat, target),
-            "l1": weight * gate.sum() / len(x),
+            "l1": weight * seen.total / len(x),
             "gate_mse": mse(frozen, target),
         }
 

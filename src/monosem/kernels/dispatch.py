@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from monosem.kernels import dead_cpu, reference, relu_cpu, residual_cpu, sparse_cpu
+from monosem.kernels import dead_cpu, gated_cpu, reference, relu_cpu, residual_cpu, sparse_cpu
 from monosem.kernels.pattern import Pattern
 
 
@@ -67,6 +67,21 @@ def autoencode(
     tensors = x, centre, W_enc, b_enc, W_dec
     kernel = relu_cpu if has_cpu_kernel(*tensors) else reference
     return kernel.autoencode(*tensors)
+
+
+def autoencode_gated(
+    x: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    r_mag: Float[Tensor, " n_latents"],
+    b_mag: Float[Tensor, " n_latents"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+) -> reference.AutoencodedTwice:
+    """A gated autoencoder's two reconstructions and sum of gates, differentiable."""
+    tensors = x, centre, W_enc, b_enc, r_mag, b_mag, W_dec
+    kernel = gated_cpu if has_cpu_kernel(*tensors) else reference
+    return kernel.autoencode_gated(*tensors)
 
 
 def dead_error(

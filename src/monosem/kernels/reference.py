@@ -30,6 +30,19 @@ class Autoencoded(NamedTuple):
     """On how many rows each latent is above zero."""
 
 
+class AutoencodedTwice(NamedTuple):
+    """What a step of a gated autoencoder needs of its gates and latents."""
+
+    decoded: Float[Tensor, "batch d_out"]
+    """Decoder rows weighted by latents, without a bias."""
+    of_gates: Float[Tensor, "batch d_out"]
+    """The same rows weighted by open gates; they have no gradient of it."""
+    total: Float[Tensor, ""]
+    """Sum of the open gates over the batch."""
+    firing: Int64[Tensor, " n_latents"]
+    """On how many rows each latent is above zero."""
+
+
 class Residual(NamedTuple):
     """What a reconstruction leaves of its target."""
 
@@ -136,6 +149,24 @@ def fitted_scale(
     silent = square <= torch.finfo(square.dtype).tiny
     scale = along / torch.where(silent, 1.0, square)
     return torch.where(silent, 1.0, scale.clamp(LEAST_SCALE, LARGEST_SCALE))
+
+
+def autoencode_gated(
+    x: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    r_mag: Float[Tensor, " n_latents"],
+    b_mag: Float[Tensor, " n_latents"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+) -> AutoencodedTwice:
+    """Gates and latents, all of them."""
+    pi = product(x - centre, W_enc).to(x.dtype)
+    gate = (pi + b_enc).relu()
+    latents = (gate.detach() > 0) * (r_mag.exp() * pi + b_mag).relu()
+    decoded = product(latents, W_dec).to(x.dtype)
+    of_gates = product(gate, W_dec.detach()).to(x.dtype)
+    return AutoencodedTwice(decoded, of_gates, gate.sum(), count_positive(latents.detach()))
 
 
 def autoencode(
