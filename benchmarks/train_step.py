@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py [--quick] [--json]
         [--only topk relu] [--d-in 512] [--n-latents 8192] [--batch 2048] [--k 32] [--repeats 9]
-        [--dead 0.02] [--policy auto] [--device cpu] [--clock process] [--no-peers] [--no-memory]
+        [--dead 0.02] [--policy auto] [--device cpu] [--clock process] [--no-peers] [--no-memory] [--profile]
 
 A step is the trainer's: loss with the dead latents' term, gradients, clipping, fused Adam, norms, dead
 counts. The learning rate is next to nothing, so that each repetition sees the same latents. Kinds
@@ -37,6 +37,7 @@ from typing import Any
 
 import torch
 from peers import Shape, steps
+from torch.profiler import ProfilerActivity, profile
 
 from monosem.activations.source import Batch, TensorSource
 from monosem.dictionaries.base import Dictionary, architectures
@@ -239,6 +240,30 @@ def peak_kb() -> int:
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
+def print_profile(given: argparse.Namespace, shape: Shape) -> None:
+    """Print which operators a step of each architecture spends its time in."""
+    for label in given.only or ["topk"]:
+        x = activations(shape, POOL * shape.batch)
+        step = our_step(
+            dictionary_of(label, shape, x[:8192]),
+            list(x.split(shape.batch)),
+            given.dead,
+            given.policy,
+        )
+        for _ in range(4):
+            step()
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            for _ in range(given.repeats):
+                step()
+        spent = {e.key: e.self_cpu_time_total for e in seen.key_averages()}
+        total = sum(spent.values())
+        print(
+            f"{label}, {shape.d_in}→{shape.n_latents}, {shape.batch}: {total / given.repeats / 1e3:.0f} ms"
+        )
+        for name, time_spent in sorted(spent.items(), key=lambda pair: -pair[1])[:16]:
+            print(f"  {100 * time_spent / total:5.1f} %  {name}")
+
+
 def cases(given: argparse.Namespace) -> list[tuple[str, Shape]]:
     """What is timed: every architecture at one shape, and in a quick run topk at a large one too."""
     shape = Shape(**{n: getattr(given, n) for n in ("d_in", "n_latents", "batch", "k", "device")})
@@ -298,6 +323,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument("--no-memory", dest="memory", action="store_false")
+    parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
     parser.add_argument("--peak-of", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.policy == "auto":
@@ -313,6 +339,9 @@ def main() -> None:
     if given.peak_of:
         shape = Shape(**{n: getattr(given, n) for n in ("d_in", "n_latents", "batch", "k")})
         print_peak(given, shape)
+        return
+    if given.profile:
+        print_profile(given, cases(given)[0][1])
         return
     rows: list[Row] = []
     missing: dict[str, dict[str, str]] = {}
