@@ -105,7 +105,7 @@ def commands() -> dict[str, list[str]]:
     model = ["--n-tokens", "60000", "--batch-contexts", "8", "--n-snapshots", "2"]
     model += ["--precision", "fp32"]
     read = ["--model", "model/model", "--tokens", "tokens", "--device", "cpu"]
-    train = ["--dictionaries", "topk", "relu", "--n-latents", "64", "--k", "8"]
+    train = ["--architecture", "topk", "relu", "--n-latents", "64", "--k", "8"]
     train += ["--n-tokens", "60000", "--batch-size", "512", "--buffer-tokens", "8192"]
     evaluate = ["--n-loss-tokens", "2000", "--n-mean-tokens", "2000", "--n-density-tokens", "20000"]
     return {

@@ -99,7 +99,7 @@ def test_a_layer_that_the_model_has_not_is_refused(world, refused: Refused) -> N
 
 
 def test_an_unknown_dictionary_is_answered_with_the_nearest(world, refused: Refused) -> None:
-    said = refused(train(world, "--dictionaries", "topq"))
+    said = refused(train(world, "--architecture", "topq"))
     assert "`topq`" in said
     assert "Did you mean `topk`?" in said
 

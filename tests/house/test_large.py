@@ -25,7 +25,7 @@ MODEL = "gpt2-shape"
 SMALL = ["--device", "cpu", "--tokens", "tokens"]
 ROAD = {
     "tokens": ["--corpora", "text", "--tokenizer", MODEL, "--out", "tokens", "--json"],
-    "train": ["--model", MODEL, *SMALL, "--site", SITE, "--dictionaries", "topk", "relu"]
+    "train": ["--model", MODEL, *SMALL, "--site", SITE, "--architecture", "topk", "relu"]
     + ["--n-latents", "3072", "--k", "32", "--n-tokens", "8192", "--batch-size", "1024"]
     + ["--out", "run", "--json"],
     "evaluate": ["run", *SMALL, "--n-loss-tokens", "512", "--n-mean-tokens", "1024"]

@@ -7,9 +7,11 @@ import pytest
 
 from monosem import cli
 from monosem.cli import train as verb
-from monosem.cli.train import Arguments, configuration, configurations, main, parsed
+from monosem.cli.knobs import knobs
+from monosem.cli.train import AxisArguments, configuration, configurations, main, parsed
 from monosem.core.errors import ConfigError, TokenizerMismatchError, UnknownNameError
 from monosem.text.tokens import TokensConfig, build_token_store
+from monosem.training.optim import OptimConfig
 from monosem.training.recipes import RECIPES, Recipe, recipe
 
 
@@ -33,7 +35,7 @@ def asked(*words: str):
 
 def test_two_architectures_train_side_by_side(folder, store, tmp_path, capsys):
     arguments = options(folder, store.path, tmp_path / "run")
-    chosen = ["--dictionaries", "topk", "relu", "--k", "4", "--l1", "0.02"]
+    chosen = ["--architecture", "topk", "relu", "--k", "4", "--l1", "0.02"]
     assert main([*arguments, *chosen]) == 0
     table = capsys.readouterr().out
     assert "topk" in table
@@ -86,15 +88,15 @@ def test_where_the_store_lies_is_no_part_of_what_a_run_is(far, folder, capsys):
 
 
 def test_a_knob_reaches_the_architectures_that_have_it():
-    given = Arguments(dictionaries=("topk", "relu"), n_latents=64, seed=3)
-    topk, relu = configurations(given, {"k": 8, "l1": 0.5})
+    axes = AxisArguments(architecture=("topk", "relu"), n_latents=(64,), seed=(3,))
+    topk, relu = configurations(axes, {"k": (8,), "l1": (0.5,)})
     assert (topk.k, topk.n_latents, topk.seed) == (8, 64, 3)
     assert (relu.l1, relu.n_latents, relu.seed) == (0.5, 64, 3)
     assert relu.resample_at == type(relu)().resample_at
 
 
 def test_every_knob_has_a_help_text_though_it_be_inherited():
-    texts = {name: text for name, (_, text) in verb._knobs().items()}
+    texts = {name: text for name, (_, text) in knobs().items()}
     assert all(text[0] != " " and "  " not in text for text in texts.values())
     assert texts["k"].count("Number of active latents") == 1, "the same text twice"
     assert "topk: 32" in texts["k"]
@@ -102,7 +104,7 @@ def test_every_knob_has_a_help_text_though_it_be_inherited():
 
 def test_a_knob_that_no_architecture_has_is_refused():
     with pytest.raises(ConfigError, match=r"No `l1` in topk\. Leave `--l1` out"):
-        configurations(Arguments(dictionaries=("topk",)), {"l1": 0.1})
+        configurations(AxisArguments(), {"l1": (0.1,)})
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,50 @@ def test_a_knob_that_no_architecture_has_is_refused():
 )
 def test_an_unknown_architecture_is_refused_with_the_nearest(names, error, words):
     with pytest.raises(error, match=words):
-        configurations(Arguments(dictionaries=names), {})
+        configurations(AxisArguments(architecture=names), {})
+
+
+def test_lists_are_multiplied_and_a_knob_multiplies_only_those_that_have_it():
+    words = "--architecture topk relu --k 4 8 --l1 0.1 --n-latents 32 64 --seed 3 5"
+    run = asked(*words.split())
+    assert run.names == (
+        *(f"topk-k{k}-n{n}-seed{s}" for k in (4, 8) for n in (32, 64) for s in (3, 5)),
+        *(f"relu-n{n}-seed{s}" for n in (32, 64) for s in (3, 5)),
+    )
+    assert run.seed == 3
+
+
+def test_learning_rates_are_an_axis_and_reach_their_dictionaries():
+    words = "--architecture topk relu --k 4 8 --lr 2e-4 5e-4 --optim.warmup 0.1"
+    run = asked(*words.split())
+    assert run.names[:3] == ("topk-k4-lr0.0002", "topk-k4-lr0.0005", "topk-k8-lr0.0002")
+    assert run.names[-1] == "relu-lr0.0005"
+    assert [run.optim.of(i).lr for i in range(6)] == [2e-4, 5e-4] * 3
+    assert {run.optim.of(i).warmup for i in range(6)} == {0.1}
+    assert asked("--lr", "3e-4").optim == OptimConfig(lr=3e-4)
+
+
+@pytest.mark.parametrize(
+    "words", ["--k 8 8", "--architecture topk topk", "--lr 1e-4 1e-4", "--seed 0 0"]
+)
+def test_nothing_is_trained_twice(words):
+    with pytest.raises(ConfigError, match="nothing is trained twice"):
+        asked(*words.split())
+
+
+@pytest.mark.parametrize("option", ["--architecture", "--n-latents", "--lr", "--seed"])
+def test_an_empty_list_is_refused(option):
+    with pytest.raises(ConfigError, match=f"`{option}` is empty"):
+        asked(option)
+
+
+def test_a_sweep_says_at_the_start_what_it_will_train(folder, store, tmp_path, capsys):
+    arguments = [*options(folder, store.path, tmp_path / "run"), "--k", "2", "4", "--json"]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("2 dictionaries: topk-k2, topk-k4\n")
+    assert list(json.loads(said.out)["dictionaries"]) == ["topk-k2", "topk-k4"]
+    assert (tmp_path / "run/topk-k4/weights.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -126,7 +171,7 @@ def test_a_recipe_is_what_is_trained(name):
 
 def test_an_option_beside_a_recipe_overrides_it_and_nothing_else():
     named = recipe("gelu-mlp").train
-    words = "--n-latents 512 --k 8 --optim.lr 1e-3 --n-tokens 9999 --batch-size 2048 --seed 0"
+    words = "--n-latents 512 --k 8 --lr 1e-3 --n-tokens 9999 --batch-size 2048 --seed 0"
     run = asked("--recipe", "gelu-mlp", *words.split())
     topk = replace(named.dictionaries[0], n_latents=512, k=8)
     optim = replace(named.optim, lr=1e-3)
@@ -137,12 +182,12 @@ def test_an_option_beside_a_recipe_overrides_it_and_nothing_else():
 
 def test_another_architecture_beside_a_recipe_keeps_its_own_knobs():
     topk, relu = asked(
-        "--recipe", "gelu-mlp", "--dictionaries", "topk", "relu", "--l1", "0.1"
+        "--recipe", "gelu-mlp", "--architecture", "topk", "relu", "--l1", "0.1"
     ).dictionaries
     assert topk == recipe("gelu-mlp").train.dictionaries[0]
     assert (relu.l1, relu.n_latents) == (0.1, 24_576)
     with pytest.raises(ConfigError, match="No `k` in relu"):
-        asked("--recipe", "gelu-mlp", "--dictionaries", "relu", "--k", "8")
+        asked("--recipe", "gelu-mlp", "--architecture", "relu", "--k", "8")
 
 
 def test_the_help_names_the_recipes_and_an_unknown_one_the_nearest(capsys):

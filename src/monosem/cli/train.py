@@ -1,22 +1,22 @@
 """`monosem train`: train dictionaries on live activations of a model.
 
 Every knob of every architecture is an option under its own name (`--k`, `--l1`); it is set in each
-chosen dictionary that has it, and refused if none has. A recipe sets the defaults of a call: what
-is given beside it stands.
+chosen dictionary that has it, and refused if none has. Lists are multiplied: every combination is a
+dictionary, and all are trained on one stream in one pass. A recipe sets the defaults of a call:
+what is given beside it stands.
 """
 
-import ast
 import dataclasses
-import inspect
 import json
 import shlex
-import textwrap
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_origin, get_type_hints
 
 import tyro
 
+from monosem.cli.knobs import with_knobs
 from monosem.core.errors import ArtifactMissingError, ConfigError, unknown_name
 from monosem.dictionaries.base import DictionaryConfig, architectures
 from monosem.models.language_model import LanguageModel
@@ -25,6 +25,7 @@ from monosem.runtime.trackers import PROJECT, TrackerName, trackers
 from monosem.text.tokens import TokensConfig, TokenStore
 from monosem.training.optim import OptimConfig
 from monosem.training.recipes import RECIPES, Recipe, recipe
+from monosem.training.sweep import crossed
 from monosem.training.trainer import TrainConfig, TrainingRun, train
 
 TOKENS = Path("runs/tokens")
@@ -32,6 +33,14 @@ _RECIPE = (
     f"Take model, site, dictionaries, length and schedule from a recipe ({', '.join(RECIPES)}); "
     "options given beside it override it."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimArguments(OptimConfig):
+    """Optimiser and schedule; the learning rate is `--lr`."""
+
+    lr: tyro.conf.Suppress[float] = OptimConfig.lr
+    lrs: tyro.conf.Suppress[tuple[float, ...]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +57,7 @@ class RunArguments:
     """Tokens a step."""
     buffer_tokens: int = 2**18
     """Tokens that are captured at once and shuffled together."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimArguments = field(default_factory=OptimArguments)
     """Optimiser and schedule."""
     matmul: Literal["auto", "fp32", "onednn", "bf16"] = "auto"
     """Arithmetic of matrix products; auto asks the machine."""
@@ -65,14 +74,25 @@ class TrackArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AxisArguments:
+    """What is trained: every combination of these, and of the knobs below, in one pass."""
+
+    architecture: tuple[str, ...] = ("topk",)
+    """Architectures, such as `topk relu`."""
+    n_latents: tuple[int, ...] = (4096,)
+    """Numbers of latents."""
+    lr: tuple[float, ...] = (OptimConfig.lr,)
+    """Peak learning rates of a dictionary with 2^14 latents; one with n has lr / sqrt(n / 2^14)."""
+    seed: tuple[int, ...] = (0,)
+    """Seeds of the initial weights; the first is also that of the order of the activations."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Train one or several sparse dictionaries on one stream of live activations."""
 
     recipe: Annotated[str, tyro.conf.arg(help=_RECIPE)] = ""
-    dictionaries: tuple[str, ...] = ("topk",)
-    """Architectures to train side by side, such as `topk relu`."""
-    n_latents: int = 4096
-    """Latents of each dictionary."""
+    axes: Annotated[AxisArguments, tyro.conf.arg(name="")] = field(default_factory=AxisArguments)
     model: str = "1L-a"
     """An embedded model, a folder, or a name on the hub."""
     tokens: Path | None = None
@@ -85,8 +105,6 @@ class Arguments:
     )
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    seed: int = 0
-    """Seed of the order of the activations and of the initial weights."""
     fresh: bool = False
     """Start anew, even where a finished or interrupted run lies."""
     json: bool = False
@@ -100,6 +118,8 @@ def main(arguments: list[str]) -> int:
     followed = trackers(given.tracking.track, given.tracking.track_project)
     store = _store(given)
     model = LanguageModel.load(given.model, device=given.device)
+    if len(config.names) > 1:
+        sys.stderr.write(f"{len(config.names)} dictionaries: {', '.join(config.names)}\n")
     run = train(config, model, store, given.out, fresh=given.fresh, trackers=followed)
     if given.json:
         print(json.dumps({"out": str(run.path), **run.summary}, indent=2))
@@ -110,7 +130,7 @@ def main(arguments: list[str]) -> int:
 
 def parsed(arguments: list[str]) -> tuple[Arguments, dict[str, Any]]:
     """Return the arguments, on top of the recipe that they name, and the knobs that were given."""
-    kind = _all_arguments()
+    kind = with_knobs(Arguments)
     given = cast(Any, tyro.cli(kind, prog="monosem train", args=arguments))
     if given.recipe:
         default = kind(**_of_recipe(given.recipe, recipe(given.recipe)))
@@ -122,46 +142,72 @@ def parsed(arguments: list[str]) -> tuple[Arguments, dict[str, Any]]:
 def configuration(given: Arguments, knobs: dict[str, Any]) -> TrainConfig:
     """Return the run that is asked for; what has no option is as in the recipe."""
     named = recipe(given.recipe).train if given.recipe else None
-    dictionaries = configurations(given, knobs, () if named is None else named.dictionaries)
+    once = configurations(given.axes, knobs, () if named is None else named.dictionaries)
+    rates = given.axes.lr
+    crossed((), {"lr": rates})  # refuses the same one twice
     own = {f.name: getattr(given.run, f.name) for f in dataclasses.fields(given.run)}
-    own |= {"dictionaries": dictionaries, "seed": given.seed}
+    own["dictionaries"] = tuple(config for config in once for _ in rates)
+    lrs = tuple(rate for _ in once for rate in rates) if len(rates) > 1 else ()
+    own["optim"] = _optim(given.run.optim, rates[0], lrs)
+    own["seed"] = given.axes.seed[0]
     return TrainConfig(**own) if named is None else dataclasses.replace(named, **own)
 
 
 def configurations(
-    given: Arguments, knobs: dict[str, Any], of_recipe: tuple[DictionaryConfig, ...] = ()
+    axes: AxisArguments, knobs: dict[str, Any], of_recipe: tuple[DictionaryConfig, ...] = ()
 ) -> tuple[DictionaryConfig, ...]:
-    """Return one configuration for each named architecture, with the knobs that were given."""
+    """Return each named architecture with every combination of the values that were given."""
+    for f in dataclasses.fields(axes):
+        if not getattr(axes, f.name):
+            option = f.name.replace("_", "-")
+            raise ConfigError(f"`--{option}` is empty. Give at least one value, or leave it out.")
     known = {name: kind for name, kind in architectures().items() if kind.trainable}
     set_before = {config.architecture: config for config in reversed(of_recipe)}
-    configs: list[DictionaryConfig] = []
-    for name in given.dictionaries:
+    for name in axes.architecture:
         if name not in known:
             raise unknown_name("architecture", name, known)
-        base = set_before.get(name) or known[name].config_type()
-        own = {knob: value for knob, value in knobs.items() if hasattr(base, knob)}
-        own |= {"n_latents": given.n_latents, "seed": given.seed}
-        configs.append(dataclasses.replace(base, **own))
+    kinds = dict.fromkeys(axes.architecture)
+    if len(kinds) < len(axes.architecture):
+        raise ConfigError("`architecture` names one twice: nothing is trained twice. Name it once.")
+    bases = tuple(set_before.get(name) or known[name].config_type() for name in kinds)
     for name in knobs:
-        if not any(hasattr(config, name) for config in configs):
+        if not any(hasattr(base, name) for base in bases):
             option = name.replace("_", "-")
-            raise ConfigError(
-                f"No `{option}` in {', '.join(given.dictionaries)}. Leave `--{option}` out."
-            )
-    return tuple(configs)
+            raise ConfigError(f"No `{option}` in {', '.join(kinds)}. Leave `--{option}` out.")
+    lists = {name: _values(bases, name, value) for name, value in knobs.items()}
+    return crossed(bases, {**lists, "n_latents": axes.n_latents, "seed": axes.seed})
+
+
+def _values(bases: tuple[DictionaryConfig, ...], name: str, given: Any) -> tuple[Any, ...]:
+    """Return the values of a knob that were given: one where the knob is itself a list."""
+    kind = next(type(base) for base in bases if hasattr(base, name))
+    return (given,) if get_origin(get_type_hints(kind)[name]) is tuple else given
+
+
+def _optim(given: OptimArguments, lr: float, lrs: tuple[float, ...]) -> OptimConfig:
+    own: dict[str, Any] = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
+    own |= {"lr": lr, "lrs": lrs}
+    return OptimConfig(**own)
 
 
 def _of_recipe(name: str, chosen: Recipe) -> dict[str, Any]:
     """Return the arguments that a recipe sets."""
     run, first = chosen.train, chosen.train.dictionaries[0]
-    own = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunArguments)}
+    own: dict[str, Any] = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunArguments)}
+    optim: dict[str, Any] = {
+        f.name: getattr(run.optim, f.name) for f in dataclasses.fields(OptimConfig)
+    }
+    own["optim"] = OptimArguments(**optim)
     return {
         "recipe": name,
-        "dictionaries": tuple(config.architecture for config in run.dictionaries),
-        "n_latents": first.n_latents,
+        "axes": AxisArguments(
+            architecture=tuple(config.architecture for config in run.dictionaries),
+            n_latents=(first.n_latents,),
+            lr=(run.optim.lr,),
+            seed=(run.seed,),
+        ),
         "model": chosen.model,
         "run": RunArguments(**own),
-        "seed": run.seed,
     }
 
 
@@ -195,69 +241,6 @@ def _command(config: TokensConfig) -> str:
             values = cast(tuple[Any, ...], value if isinstance(value, tuple) else (value,))
             words += [f"--{f.name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
-
-
-def _all_arguments() -> type:
-    """Return `Arguments` with one more option for each knob of an architecture."""
-    knobs = dataclasses.make_dataclass(
-        "Knobs",
-        [
-            (name, Annotated[hint | None, tyro.conf.arg(help=text)], field(default=None))
-            for name, (hint, text) in _knobs().items()
-        ],
-        frozen=True,
-        kw_only=True,
-    )
-    knobs.__doc__ = (
-        "Knobs of the architectures; left out, each has the value that stands beside it."
-    )
-    extra = ("knobs", Annotated[knobs, tyro.conf.arg(name="")], field(default_factory=knobs))
-    return dataclasses.make_dataclass(
-        "AllArguments", [extra], bases=(Arguments,), frozen=True, kw_only=True
-    )
-
-
-def _knobs() -> dict[str, tuple[Any, str]]:
-    """Return name, type and help of every knob that is an architecture's own."""
-    common = {f.name for f in dataclasses.fields(DictionaryConfig)}
-    hints: dict[str, Any] = {}
-    said: dict[str, dict[tuple[str, str], list[str]]] = {}
-    for name, kind in architectures().items():
-        if not kind.trainable:
-            continue
-        own, texts = get_type_hints(kind.config_type), _texts(kind.config_type)
-        for knob in dataclasses.fields(kind.config_type):
-            if knob.name in common:
-                continue
-            hints[knob.name] = own[knob.name]
-            same = (texts.get(knob.name, ""), str(knob.default))
-            said.setdefault(knob.name, {}).setdefault(same, []).append(name)
-    return {knob: (hints[knob], _help(said[knob])) for knob in hints}
-
-
-def _help(said: dict[tuple[str, str], list[str]]) -> str:
-    """Return what architectures say of one knob, each text once, with who has which default."""
-    defaults: dict[str, list[str]] = {}
-    for (text, default), names in said.items():
-        defaults.setdefault(text, []).append(f"{', '.join(names)}: {default}")
-    return " ".join(f"{text} ({'; '.join(own)})" for text, own in defaults.items())
-
-
-def _texts(kind: type) -> dict[str, str]:
-    """Return the docstring under each field of a dataclass, inherited ones included."""
-    texts: dict[str, str] = {}
-    for part in reversed(kind.__mro__):
-        if not dataclasses.is_dataclass(part):
-            continue
-        tree = cast(
-            ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cast(type, part)))).body[0]
-        )
-        for above, below in zip(tree.body, tree.body[1:], strict=False):
-            if not isinstance(above, ast.AnnAssign) or not isinstance(above.target, ast.Name):
-                continue
-            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                texts[above.target.id] = " ".join(str(below.value.value).split())
-    return texts
 
 
 def _table(run: TrainingRun) -> str:

@@ -82,7 +82,7 @@ class Learner:
         if not abs(loss) < float("inf"):
             raise ConfigError(
                 f"The loss of `{self.name}` is {loss} after {self.state.step} steps: training has "
-                "diverged. Lower the learning rate (`--optim.lr`)."
+                "diverged. Lower the learning rate (`--lr`)."
             )
         x, target = batch.x[:OBSERVED_ROWS], batch.target[:OBSERVED_ROWS]
         with torch.no_grad():

@@ -6,6 +6,7 @@
 with w and d the lengths of warm-up and decay in steps, s the steps done before this one.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from monosem.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How dictionaries learn; the same for all of a run."""
+    """How dictionaries learn; the same for all of a run, learning rates apart."""
 
     lr: float = 5e-4
     """Peak learning rate of a dictionary with 2^14 latents; one with n has lr / sqrt(n / 2^14). Chosen
@@ -35,12 +36,16 @@ class OptimConfig:
     """Decay of Adam's mean of squared gradients."""
     eps: float = 6.25e-10
     """Adam's epsilon; gradients of rare latents are small."""
+    lrs: tuple[float, ...] = ()
+    """Peak learning rates of a run's dictionaries, one each; empty: `lr` for all."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         for name in ("lr", "clip", "eps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if not all(lr > 0 for lr in self.lrs):
+            raise ConfigError(f"`lrs` must be positive, got {self.lrs}.")
         for name in ("warmup", "decay", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
@@ -48,6 +53,10 @@ class OptimConfig:
             raise ConfigError(
                 f"`warmup` {self.warmup} and `decay` {self.decay} together exceed the run. Lower one."
             )
+
+    def of(self, index: int) -> "OptimConfig":
+        """Return what holds for the dictionary number `index` of a run."""
+        return dataclasses.replace(self, lr=self.lrs[index], lrs=()) if self.lrs else self
 
     def lr_at(self, step: int, n_steps: int, n_latents: int) -> float:
         """Return the learning rate of the step that follows `step` steps.

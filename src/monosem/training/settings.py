@@ -6,6 +6,7 @@ from typing import Literal
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.base import DictionaryConfig, architectures
 from monosem.training.optim import OptimConfig
+from monosem.training.sweep import check_distinct, labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class TrainConfig:
                 raise ConfigError(
                     f"`{config.architecture}` is a baseline: there is nothing to train."
                 )
+        check_distinct(self.dictionaries, self.optim.lrs)
 
     @property
     def n_steps(self) -> int:
@@ -65,15 +67,5 @@ class TrainConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each dictionary: its architecture, numbered where there are several of it.
-
-        >>> from monosem.dictionaries import TopK
-        >>> k16, k32 = TopK.config_type(), TopK.config_type(seed=1)
-        >>> TrainConfig(site="hook_embed", dictionaries=(k16, k32)).names
-        ('topk', 'topk-2')
-        """
-        names: list[str] = []
-        for config in self.dictionaries:
-            same = sum(n.partition("-")[0] == config.architecture for n in names)
-            names.append(f"{config.architecture}-{same + 1}" if same else config.architecture)
-        return tuple(names)
+        """A name for each dictionary: its architecture, and what differs where several share it."""
+        return labels(self.dictionaries, self.optim.lrs)

@@ -194,7 +194,7 @@ class _Training:
         return Learner(
             name,
             dictionary,
-            self.config.optim,
+            self.config.optim.of(index),
             n_steps=self.config.n_steps,
             dead_tokens=self.config.dead_tokens,
         )
