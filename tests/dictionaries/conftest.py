@@ -108,10 +108,14 @@ def make_state() -> Callable[..., TrainState]:
 def fit(
     known: Known, make_source: Callable[..., Source], make_state: Callable[..., TrainState]
 ) -> Callable[..., Dictionary[Any]]:
-    """A training loop in twenty lines, in the order that `base` prescribes."""
+    """A training loop in twenty lines, in the order that `base` prescribes; features are `known`'s."""
+    truth = known
 
-    def run(dictionary: Dictionary[Any], n_steps: int, lr: float = 3e-3) -> Dictionary[Any]:
+    def run(
+        dictionary: Dictionary[Any], n_steps: int, lr: float = 3e-3, world: Any = None
+    ) -> Dictionary[Any]:
         source, generator = make_source(256), torch.Generator().manual_seed(1)
+        source.known = known = world or truth
         optimizer = torch.optim.Adam(dictionary.parameters(), lr=lr, fused=True)
         state = make_state(dictionary, n_steps=n_steps)
         sample = known.draw(2048, generator)

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from monosem.dictionaries.base import Dictionary
+from monosem.dictionaries.base import Dictionary, architectures
 from monosem.dictionaries.geometry import geometric_median
 from monosem.dictionaries.relu import ReLU, ReLUConfig
 from monosem.dictionaries.topk import TopK, TopKConfig
 from monosem.runtime import matmul
+from monosem.toy.sparse_features import SparseFeatures, SparseFeaturesConfig, recovery
 
 Fit = Callable[..., Dictionary[Any]]
 
@@ -30,7 +31,7 @@ def test_topk_recovers_them_under_the_bf16_policy_too(fit: Fit, known: Any) -> N
 
 
 def test_relu_recovers_the_features_with_few_active_latents(fit: Fit, known: Any) -> None:
-    dictionary = ReLU(ReLUConfig(d_in=24, n_latents=96, l1=0.02))
+    dictionary = ReLU(ReLUConfig(d_in=24, n_latents=96, l1=0.02, l1_warmup=0.0))
     fit(dictionary, 800, lr=0.01)
     assert known.recovered(dictionary.W_dec.detach()) > 0.9
     x = known.draw(4096, torch.Generator().manual_seed(3))
@@ -53,6 +54,45 @@ def test_resampling_brings_back_latents_that_never_fire(fit: Fit, known: Any) ->
     without, resampled = alive
     assert without <= 48
     assert resampled > 80
+
+
+class World:
+    """Known features whose frequencies differ, or which fire together, as `fit` draws from them."""
+
+    def __init__(self, power: float, correlation: float) -> None:
+        law = {"power": power, "correlation": correlation, "n_groups": 8}
+        # another seed than the dictionary's, which would draw the same directions
+        self.features = SparseFeatures(
+            SparseFeaturesConfig(d=24, n_features=48, l0=3.0, seed=7, **law)
+        )
+
+    def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        x = self.features.activations(n, seed)
+        return x * (24 / 3.0) ** 0.5  # a mean square near 1, as the trainer's scale makes it
+
+
+KINDS = [name for name, kind in architectures().items() if kind.trainable]
+WORLDS = {"alike": (0.0, 0.0), "power-law": (1.0, 0.0), "correlated": (0.5, 0.5)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", list(WORLDS))
+@pytest.mark.parametrize("name", [*KINDS, "jumprelu:tanh"])
+def test_every_architecture_recovers_features_of_all_frequencies(
+    name: str, world: str, build: Callable[..., Dictionary[Any]], fit: Fit
+) -> None:
+    truth = World(*WORLDS[world])
+    kind = architectures()[name.partition(":")[0]].config_type()
+    sparsity = {"k": 3} if hasattr(kind, "k") else {"l0": 3.0}
+    dictionary = build(name, d_in=24, n_latents=96, **sparsity)
+    before = float(recovery(truth.features.directions, dictionary.W_dec.detach()).mean())
+    fit(dictionary, 800, lr=0.01, world=truth)
+    after = float(recovery(truth.features.directions, dictionary.W_dec.detach()).mean())
+    assert before < 0.7
+    assert after > 0.9
+    x = truth.draw(4096, torch.Generator().manual_seed(3))
+    assert 2.4 < (dictionary.encode(x) > 0).sum(1).double().mean() < 3.6
 
 
 @pytest.mark.parametrize("d", [1, 5])
