@@ -89,8 +89,9 @@ def test_every_architecture_recovers_features_of_all_frequencies(
     before = float(recovery(truth.features.directions, dictionary.W_dec.detach()).mean())
     fit(dictionary, 800, lr=0.01, world=truth)
     after = float(recovery(truth.features.directions, dictionary.W_dec.detach()).mean())
-    assert before < 0.7
-    assert after > 0.9
+    assert before < 0.6
+    # the prefixes of 3 and 9 latents reconstruct all 48 features as they can: by mixtures
+    assert after > (0.85 if name == "matryoshka" else 0.9)
     x = truth.draw(4096, torch.Generator().manual_seed(3))
     assert 2.4 < (dictionary.encode(x) > 0).sum(1).double().mean() < 3.6
 
