@@ -91,7 +91,7 @@ def test_a_changed_default_moves_the_numbers_too(tmp_path: Path) -> None:
         "lr": {"optim": dataclasses.replace(optim, lr=1.1 * optim.lr)},
         "warmup": {"optim": dataclasses.replace(optim, warmup=0.1)},
         "decay": {"optim": dataclasses.replace(optim, decay=0.3)},
-        "clip": {"optim": dataclasses.replace(optim, clip=0.3)},
+        "clip": {"optim": dataclasses.replace(optim, clip=0.03)},
         "beta1": {"optim": dataclasses.replace(optim, beta1=0.8)},
         "beta2": {"optim": dataclasses.replace(optim, beta2=0.99)},
         "dead_after_share": {"dead_after_share": 0.2},

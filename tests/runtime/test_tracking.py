@@ -5,6 +5,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -357,3 +358,25 @@ def test_tracking_is_no_part_of_a_run(plain, model, store, monkeypatch) -> None:
     assert train(CONFIG, model, store, plain.path, trackers=[tracker]).hash == plain.hash
     assert tracker.runs == [], "a finished run is used again, and nothing is sent"
     assert "track" not in json.dumps([f.name for f in dataclasses.fields(TrainConfig)])
+
+
+def test_the_verb_takes_several_trackers_and_a_project() -> None:
+    from monosem.cli.train import configuration, parsed
+
+    given, knobs = parsed(["--track", "wandb", "tensorboard", "--track-project", "mine"])
+    assert (given.tracking.track, given.tracking.track_project) == (
+        ("wandb", "tensorboard"),
+        "mine",
+    )
+    assert configuration(given, knobs) == configuration(*parsed([]))
+
+
+def test_the_tracker_of_the_document_prints_its_lines(plain, tmp_path, monkeypatch, capsys) -> None:
+    page = Path(__file__).parents[2] / "docs/trackers.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/train").symlink_to(plain.path)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in said] == [f"({step}" for step in STEPS]

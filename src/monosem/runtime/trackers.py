@@ -62,6 +62,7 @@ class Trackio:
         """Begin or resume the run."""
         import trackio  # pyright: ignore[reportMissingImports]  # noqa: PLC0415  (extra `track`)
 
+        self._trackio: Any = trackio
         self._run: Any = trackio.init(
             project=self._project,
             name=f"{run.name}-{run.id}",
@@ -80,7 +81,7 @@ class Trackio:
         """Send the summary, as one more entry of the last step, and wait until all is sent."""
         if summary:
             self._run.log({f"summary/{k}": v for k, v in summary.items()}, step=self._last_step)
-        self._run.finish()
+        self._trackio.finish()  # not the run's own, after which trackio ends it again at exit
 
 
 class TensorBoard:

@@ -75,6 +75,8 @@ class Tracking:
         self._id, self._sent = _read_marks(self._marks_at, self._hash)
 
     def __enter__(self) -> "Tracking":
+        if self._trackers:
+            self._remember()
         for tracker in list(self._trackers):
             run = TrackedRun(
                 id=self._id,
@@ -107,8 +109,11 @@ class Tracking:
                 continue
             if self._ask(tracker, lambda t=tracker: t.log(step, values)):
                 self._sent[tracker.name] = step
-                marks = {"id": self._id, "config": self._hash, "sent": self._sent}
-                write_json(self._marks_at, marks)
+                self._remember()
+
+    def _remember(self) -> None:
+        marks = {"id": self._id, "config": self._hash, "sent": self._sent}
+        write_json(self._marks_at, marks)
 
     def _ask(self, tracker: Tracker, call: Callable[[], None]) -> bool:
         """Return whether `call` went well; if not, `tracker` is dropped."""
