@@ -1,0 +1,214 @@
+"""The Triton kernels equal the plain formula, values and every gradient.
+
+On a CUDA device they run there. Elsewhere `test_the_interpreter_agrees` runs this file once more in a
+process whose Triton interprets kernels on the CPU; which of the two is decided when Triton is imported.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from monosem.kernels import reference
+from monosem.kernels.pattern import Pattern, even
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+DEVICE = "cpu" if INTERPRETED else "cuda"
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+SHAPES = [(37, 24, 200, 7), (5, 33, 61, 1), (70, 40, 515, 3)]
+"""Batch, width, latents and k: odd sizes, one latent a row, no power of two."""
+
+
+@pytest.fixture
+def kernels() -> ModuleType:
+    """`sparse_triton`, imported where it can run."""
+    if not HAS_TRITON:
+        pytest.skip("triton is not installed")
+    if not INTERPRETED and not torch.cuda.is_available():
+        pytest.skip("no CUDA device; `test_the_interpreter_agrees` runs this on the CPU")
+    from monosem.kernels import sparse_triton
+
+    return sparse_triton
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    made = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return made.to(DEVICE, dtype).requires_grad_()
+
+
+def even_pattern(batch: int, n_latents: int, k: int) -> Pattern:
+    scores = torch.rand(batch, n_latents, generator=torch.Generator().manual_seed(1))
+    scores[:, n_latents // 2 :] = 0  # half of the latents are chosen by nobody
+    return even(scores.topk(k).indices.int().to(DEVICE), n_latents)
+
+
+def ragged_pattern(rows: int, n_latents: int) -> Pattern:
+    """Rows of all lengths, 0 at both ends and some in between."""
+    generator = torch.Generator().manual_seed(2)
+    counts = torch.randint(0, 6, (rows,), generator=generator)
+    counts[[0, rows // 2, rows - 1]] = 0
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).int()
+    indices = torch.randint(0, n_latents, (int(counts.sum()),), generator=generator).int()
+    return Pattern(indices.to(DEVICE), starts.to(DEVICE), n_latents)
+
+
+def gradients(output: Tensor, given: list[Tensor]) -> list[Tensor]:
+    weights = draw(*output.shape, seed=3, dtype=output.dtype).detach()
+    return list(torch.autograd.grad((output * weights).sum(), given))
+
+
+def check(found: Tensor, expected: Tensor, given: list[Tensor]) -> None:
+    torch.testing.assert_close(found, expected, **EXACT)
+    for a, b in zip(gradients(found, given), gradients(expected, given), strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the process it starts")
+def test_the_interpreter_agrees() -> None:
+    if not HAS_TRITON:
+        pytest.skip("triton is not installed")
+    command = [sys.executable, "-m", "pytest", __file__, "-p", "no:xdist"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES)
+def test_decoding_even_rows(kernels: ModuleType, shape: tuple[int, ...]) -> None:
+    batch, d, n, k = shape
+    given, chosen = [draw(batch, k), draw(n, d, seed=4)], even_pattern(batch, n, k)
+    check(kernels.decode_at(*given, chosen), reference.decode_at(*given, chosen), given)
+
+
+@pytest.mark.gpu
+def test_decoding_ragged_rows_of_which_some_are_empty(kernels: ModuleType) -> None:
+    chosen = ragged_pattern(37, 200)
+    given = [draw(len(chosen.indices)), draw(200, 24, seed=4)]
+    found = kernels.decode_at(*given, chosen)
+    assert not found[[0, 18, 36]].any()
+    check(found, reference.decode_at(*given, chosen), given)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_encoding_at_chosen_places(kernels: ModuleType, ragged: bool, transposed: bool) -> None:
+    batch, d, n = 37, 24, 200
+    chosen = ragged_pattern(batch, n) if ragged else even_pattern(batch, n, 7)
+    W_enc = draw(n, d, seed=5).detach().t()
+    W_enc = (W_enc if transposed else W_enc.contiguous()).requires_grad_()
+    given = [draw(batch, d), draw(d, seed=6), W_enc, draw(n, seed=7)]
+    expected = reference.encode_at(*given, chosen)
+    check(kernels.encode_at(*given, chosen, expected.detach()), expected, given)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_largest_are_chosen(kernels: ModuleType, shape: tuple[int, ...], monkeypatch) -> None:
+    batch, d, n, k = shape
+    monkeypatch.setattr(kernels, "AT_ONCE", 16 * n)  # several blocks, the last one short
+    x, W_enc, b_enc = (draw(batch, d), draw(n, d, seed=5).t(), draw(n, seed=7))
+    values, indices = kernels.choose_top_k(x, W_enc, b_enc, k, 8)
+    dense = (x @ W_enc + b_enc).detach()
+    torch.testing.assert_close(values, dense.gather(1, indices.long()), **EXACT)
+    expected = dense.topk(k).values
+    torch.testing.assert_close(values.sort(1, descending=True).values, expected, **EXACT)
+
+
+@pytest.mark.gpu
+def test_rounded_products_choose_and_exact_ones_are_given(kernels: ModuleType) -> None:
+    from monosem.runtime import matmul
+
+    x, W_enc, b_enc = (
+        t.detach().float() for t in (draw(64, 48), draw(500, 48, seed=5).t(), draw(500, seed=7))
+    )
+    with matmul.scope("bf16"):
+        values, indices = kernels.choose_top_k(x, W_enc, b_enc, 9, 8)
+    dense = (x.double() @ W_enc.double() + b_enc.double()).float()
+    torch.testing.assert_close(values, dense.gather(1, indices.long()), rtol=1e-5, atol=1e-5)
+    expected = dense.topk(9).values
+    same = torch.isclose(values.sort(1, descending=True).values, expected, atol=1e-5).all(1)
+    assert same.float().mean() > 0.98
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("of", ["square", "residual", "both"])
+def test_the_residual_and_its_squares(kernels: ModuleType, pieces: int, of: str) -> None:
+    batch, d, n = 21, 24, 200
+    chosen = ragged_pattern(batch * pieces, n)
+    values = draw(len(chosen.indices))
+    given = [values, draw(n, d, seed=4), draw(d, seed=6), draw(batch, d, seed=8)]
+    found = kernels.residual_at(*given[:3], chosen, given[3])
+    expected = reference.residual_at(*given[:3], chosen, given[3])
+    torch.testing.assert_close(tuple(found), tuple(expected), **EXACT)
+    weights = draw(batch, d, seed=9).detach()
+
+    def loss(left: reference.Residual) -> Tensor:
+        parts = {"square": 3 * left.square, "residual": (left.residual * weights).sum()}
+        return parts[of] if of in parts else parts["square"] + parts["residual"]
+
+    wanted = torch.autograd.grad(loss(expected), given)
+    for a, b in zip(torch.autograd.grad(loss(found), given), wanted, strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", ["one program", "several programs"])
+def test_a_row_may_be_wider_than_a_program(kernels: ModuleType, width: str, monkeypatch) -> None:
+    if width == "several programs":
+        monkeypatch.setattr("monosem.kernels.rows_triton.WIDEST", 16)
+    chosen = even_pattern(9, 50, 4)
+    given = [draw(9, 4), draw(50, 45, seed=4)]
+    check(kernels.decode_at(*given, chosen), reference.decode_at(*given, chosen), given)
+    rest = [draw(45, seed=6), draw(9, 45, seed=8)]
+    found = kernels.residual_at(*given, rest[0], chosen, rest[1])
+    torch.testing.assert_close(
+        tuple(found), tuple(reference.residual_at(*given, rest[0], chosen, rest[1])), **EXACT
+    )
+
+
+@pytest.mark.gpu
+def test_numbers_of_16_bits_are_summed_in_32(kernels: ModuleType) -> None:
+    """One weight of 1 and 600 of 1/512: in bfloat16 none of the small ones would count."""
+    values = torch.full((1, 601), 1 / 512, dtype=torch.bfloat16, device=DEVICE)
+    values[0, 0] = 1
+    rows = torch.ones(601, 3, dtype=torch.bfloat16, device=DEVICE)
+    chosen = even(torch.arange(601, dtype=torch.int32, device=DEVICE)[None], 601)
+    found = kernels.decode_at(values, rows, chosen)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        found.float(), torch.full_like(found, 2.17).float(), rtol=8e-3, atol=0
+    )
+    wide = kernels.inner(torch.ones(1, 3, device=DEVICE), rows, chosen)
+    assert wide.dtype == torch.float32
+    assert torch.equal(wide, torch.full_like(wide, 3))
+
+
+@pytest.mark.gpu
+def test_the_same_inputs_give_the_same_bits(kernels: ModuleType) -> None:
+    chosen = even_pattern(30, 20, 4)  # each latent is chosen by many rows
+    values, rows = draw(30, 4, dtype=torch.float32), draw(20, 24, seed=4, dtype=torch.float32)
+    first, again = (gradients(kernels.decode_at(values, rows, chosen), [rows])[0] for _ in "12")
+    assert torch.equal(first, again)
+
+
+@pytest.mark.gpu
+def test_an_empty_batch_passes_through(kernels: ModuleType) -> None:
+    nothing = even(torch.zeros(0, 4, dtype=torch.int32, device=DEVICE), 50)
+    values, rows = draw(0, 4), draw(50, 24, seed=4)
+    found = kernels.decode_at(values, rows, nothing)
+    assert found.shape == (0, 24)
+    assert not torch.autograd.grad(found.sum(), rows)[0].any()
+    left = kernels.residual_at(values, rows, draw(24), nothing, draw(0, 24))
+    assert left.residual.shape == (0, 24)
+    assert left.square == 0
