@@ -55,3 +55,9 @@ def test_worlds_that_cannot_be_are_refused() -> None:
     for wrong in ({"d": 0}, {"l0": 40.0, "n_features": 64}, {"correlation": 1.0}, {"weakest": 0.0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             SparseFeaturesConfig(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_truth_is_not_what_the_same_seed_gives_anybody_else() -> None:
+    others = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    assert float(recovery(WORLD.directions, others).mean()) < 0.8
+    assert not torch.equal(WORLD.activations(8, seed=0), WORLD.activations(8, seed=1))

@@ -23,6 +23,10 @@ HIGHEST = 0.5
 """No feature is on more often than this."""
 BLOCK = 8192
 """Rows whose magnitudes exist at once."""
+WORLD, SAMPLE = 1, 2
+"""Tell the random numbers of directions, of samples, and of everybody else apart."""
+STRIDE = 0x9E3779B9
+"""Between the seeds of tags; torch reads the lower 32 bits of a seed alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class SparseFeatures:
 
     def __init__(self, config: SparseFeaturesConfig) -> None:
         self.config = config
-        generator = torch.Generator().manual_seed(config.seed)
+        generator = _generator(WORLD, config.seed)
         rows = torch.randn(config.n_features, config.d, generator=generator)
         self.directions: Float[Tensor, "n_features d"] = rows / rows.norm(dim=1, keepdim=True)
         """The truth: one unit vector a feature, the most frequent first."""
@@ -84,13 +88,13 @@ class SparseFeatures:
         self, n: int, seed: int
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n n_features"]]:
         """`n` activations and the magnitudes they are made of; a seed gives the same ones again."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = _generator(SAMPLE, seed)
         parts = list(self._blocks(n, generator))
         return torch.cat([x for x, _ in parts]), torch.cat([m for _, m in parts])
 
     def activations(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         """The activations of `sample(n, seed)` alone, in the memory that they take themselves."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = _generator(SAMPLE, seed)
         return torch.cat([x for x, _ in self._blocks(n, generator)])
 
     def _blocks(self, n: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -109,6 +113,11 @@ class SparseFeatures:
         group = torch.arange(config.n_features) % config.n_groups
         g = config.correlation**0.5 * shared[:, group] + (1 - config.correlation) ** 0.5 * own
         return g > torch.special.ndtri(1 - self.frequencies)
+
+
+def _generator(tag: int, seed: int) -> torch.Generator:
+    """Random numbers of their own: a dictionary of seed 0 must not start at the truth of seed 0."""
+    return torch.Generator().manual_seed((seed + tag * STRIDE) % 2**32)
 
 
 def _frequencies(config: SparseFeaturesConfig) -> Float[Tensor, " n_features"]:
