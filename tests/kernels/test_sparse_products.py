@@ -6,7 +6,7 @@ from torch import Tensor
 
 from monosem.kernels import dispatch, reference, sparse_cpu
 from monosem.kernels.encoder import MARGIN, encode_top_k
-from monosem.kernels.pattern import Pattern, even
+from monosem.kernels.pattern import Pattern, even, starts_of
 from monosem.runtime import matmul
 
 BATCH, D, N, K = 96, 24, 200, 7
@@ -79,6 +79,8 @@ def test_the_transposed_pattern_lists_the_rows_of_each_latent() -> None:
     chosen = pattern()
     seen = chosen.transposed
     assert seen.starts[-1] == BATCH * K
+    latents = chosen.indices.flatten().sort().values
+    assert torch.equal(starts_of(latents, N), seen.starts)  # as a GPU finds them
     for latent in (0, 13, N // 2 - 1, N - 1):
         rows = seen.rows[seen.starts[latent] : seen.starts[latent + 1]].tolist()
         assert rows == (chosen.indices == latent).any(1).nonzero()[:, 0].tolist()

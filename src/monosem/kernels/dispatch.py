@@ -1,9 +1,16 @@
 """Which kernel runs where: by device and type of numbers, never by guess.
 
-CPU in float32 or float64: the modules named `…_cpu`. CUDA decodes with torch's own
-`embedding_bag`. Everything else, and every other type, takes the plain `reference`, which never makes
-the host wait for the device.
+CPU in float32 or float64: the modules named `…_cpu`. CUDA: `sparse_triton`, where Triton is installed
+(on Linux it comes with torch), else torch's own `embedding_bag` for decoding. Everything else, and
+every other type, takes the plain `reference`, which never makes the host wait for the device.
+`room_of` is the one place that chooses.
 """
+
+import functools
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
@@ -13,15 +20,21 @@ from torch.nn import functional
 from monosem.kernels import dead_cpu, gated_cpu, reference, relu_cpu, residual_cpu, sparse_cpu
 from monosem.kernels.pattern import Pattern
 
+Room = Literal["cpu", "triton", "embedding_bag", "reference"]
+TRITON_TYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+
 
 def decode(
     values: Float[Tensor, "*entries"], W_dec: Float[Tensor, "n_latents d_out"], pattern: Pattern
 ) -> Float[Tensor, "batch d_out"]:
     """Weighted sum of the decoder rows of `pattern`, differentiable."""
     values = values.to(W_dec.dtype)
-    if has_cpu_kernel(values, W_dec):
+    room = room_of(values, W_dec)
+    if room == "cpu":
         return sparse_cpu.decode_at(values, W_dec, pattern)
-    if values.is_cuda:
+    if room == "triton":
+        return sparse_triton().decode_at(values, W_dec, pattern)
+    if room == "embedding_bag":
         starts, weights = pattern.row_starts[:-1], values.flatten()
         return functional.embedding_bag(
             pattern.indices.flatten(), W_dec, starts, per_sample_weights=weights, mode="sum"
@@ -41,8 +54,11 @@ def residual(
     With `n` times as many rows in `pattern` as in `target`, these are pieces of its rows, one after
     another: each prefix of the pieces leaves something, the squares are of all, the rest of the last.
     """
-    if has_cpu_kernel(values, W_dec, b_dec, target):
+    room = room_of(values, W_dec, b_dec, target)
+    if room == "cpu":
         return residual_cpu.residual_at(values, W_dec, b_dec, pattern, target)
+    if room == "triton":
+        return sparse_triton().residual_at(values, W_dec, b_dec, pattern, target)
     return reference.residual_of(decode(values, W_dec, pattern), b_dec, target)
 
 
@@ -110,8 +126,30 @@ def dead_error(
     return dead_cpu.dead_error(*tensors, places, residual.detach(), k, fit=fit)
 
 
+def room_of(*tensors: Tensor) -> Room:
+    """Where products with sparse latents of these tensors are made."""
+    devices, kinds = {tensor.device for tensor in tensors}, {tensor.dtype for tensor in tensors}
+    kind_of_device = next(iter(devices)).type if len(devices) == 1 else ""
+    if kind_of_device == "cpu" and len(kinds) == 1 and kinds <= {torch.float32, torch.float64}:
+        return "cpu"
+    if kind_of_device == "cuda" and kinds <= TRITON_TYPES:
+        if _has_triton():
+            return "triton"
+        if len(kinds) == 1:
+            return "embedding_bag"
+    return "reference"
+
+
 def has_cpu_kernel(*tensors: Tensor) -> bool:
     """Whether the CPU kernels take these tensors."""
-    kinds = {tensor.dtype for tensor in tensors}
-    on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
-    return on_cpu and len(kinds) == 1 and kinds <= {torch.float32, torch.float64}
+    return room_of(*tensors) == "cpu"
+
+
+def sparse_triton() -> ModuleType:
+    """The kernels of a GPU; imported late, because Triton is optional and slow to import."""
+    return importlib.import_module("monosem.kernels.sparse_triton")
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monosem.kernels import reference, sparse_cpu
 from monosem.kernels.dense import policy_type, product_blocks
-from monosem.kernels.dispatch import has_cpu_kernel
+from monosem.kernels.dispatch import room_of, sparse_triton
 from monosem.kernels.pattern import Pattern, even
 from monosem.kernels.select import largest_positive
 
@@ -31,7 +31,13 @@ def encode_top_k(
 ) -> tuple[Float[Tensor, "batch k"], Pattern]:
     """The `k` largest positive pre-activations of each row, differentiable, and which latents they are."""
     n_latents = W_enc.shape[1]
-    if not has_cpu_kernel(x, centre, W_enc, b_enc):
+    room = room_of(x, centre, W_enc, b_enc)
+    if room == "triton":
+        gpu, weights = sparse_triton(), (W_enc, b_enc)
+        values, indices = gpu.choose_top_k((x - centre).detach(), *weights, k, MARGIN)
+        pattern = even(indices, n_latents)
+        return gpu.encode_at(x, centre, *weights, pattern, values), pattern
+    if room != "cpu":
         pre = reference.pre_activations(x, centre, W_enc, b_enc)
         indices = largest_positive(pre.detach(), k)
         return pre.gather(1, indices), even(indices.int(), n_latents)

@@ -45,10 +45,13 @@ class Pattern:
     def transposed(self) -> Transposed:
         """The pattern seen from the latents."""
         flat = self.indices.flatten()
-        order = flat.sort(stable=True).indices
-        counts = torch.bincount(flat, minlength=self.n_latents)
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return Transposed(order, self.rows.index_select(0, order), starts.int())
+        latents, order = flat.sort(stable=True)
+        if flat.device.type == "cpu":
+            counts = torch.bincount(flat, minlength=self.n_latents)
+            starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+        else:  # counting asks a GPU for the largest index; searching does not
+            starts = starts_of(latents, self.n_latents)
+        return Transposed(order, self.rows.index_select(0, order), starts)
 
     def __len__(self) -> int:
         return len(self.row_starts) - 1
@@ -59,3 +62,18 @@ def even(indices: Int32[Tensor, "batch k"], n_latents: int) -> Pattern:
     batch, k = indices.shape
     starts = torch.arange(batch + 1, dtype=torch.int32, device=indices.device) * k
     return Pattern(indices, starts, n_latents)
+
+
+def starts_of(
+    latents: Int32[Tensor, " entries"], n_latents: int
+) -> Int32[Tensor, " n_latents_and_one"]:
+    """Where each latent begins among sorted ones."""
+    firsts = torch.arange(n_latents + 1, dtype=torch.int32, device=latents.device)
+    return torch.searchsorted(latents, firsts, out_int32=True)
+
+
+def at_places(places: Int64[Tensor, " entries"], batch: int, n_latents: int) -> Pattern:
+    """The pattern of sorted places in a flattened `[batch n_latents]`."""
+    firsts = torch.arange(batch + 1, device=places.device) * n_latents
+    starts = torch.searchsorted(places, firsts)
+    return Pattern((places % n_latents).int(), starts.int(), n_latents)
