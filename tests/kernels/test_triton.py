@@ -4,6 +4,7 @@ On a CUDA device they run there. Elsewhere `test_the_interpreter_agrees` runs th
 process whose Triton interprets kernels on the CPU; which of the two is decided when Triton is imported.
 """
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -14,14 +15,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from monosem.kernels import reference
+from monosem.activations.source import Batch, TensorSource
+from monosem.dictionaries import selection
+from monosem.dictionaries.base import architectures
+from monosem.kernels import dispatch, encoder, reference
 from monosem.kernels.pattern import Pattern, even
+from monosem.runtime import matmul
+from monosem.training.learner import Learner
+from monosem.training.optim import OptimConfig
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE = "cpu" if INTERPRETED else "cuda"
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
-SHAPES = [(19, 24, 90, 7), (5, 33, 61, 1), (37, 20, 515, 3)]
+SHAPES = [(11, 24, 60, 7), (5, 33, 61, 1), (19, 20, 515, 3)]
 """Batch, width, latents and k: odd sizes, one latent a row, no power of two."""
 
 
@@ -125,9 +132,47 @@ def test_the_largest_are_chosen(kernels: ModuleType, shape: tuple[int, ...], mon
 
 
 @pytest.mark.gpu
-def test_rounded_products_choose_and_exact_ones_are_given(kernels: ModuleType) -> None:
-    from monosem.runtime import matmul
+@pytest.mark.parametrize("policy", ["fp32", "bf16"])
+def test_the_largest_of_a_batch_are_chosen(kernels: ModuleType, policy: str) -> None:
+    given = draw(20, 48), draw(100, 48, seed=5).t(), draw(100, seed=7)
+    x, W_enc, b_enc = (t.detach().float() for t in given)
+    with matmul.scope(matmul.check(policy)):
+        values, pattern = kernels.choose_batch_top_k(x, W_enc, b_enc, 5)
+    dense = torch.addmm(b_enc, x, W_enc)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(values, dense[pattern.rows, pattern.indices], **close)
+    expected = dense.flatten().topk(100).values
+    torch.testing.assert_close(values.sort(descending=True).values, expected, **close)
 
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka"])
+def test_a_step_is_that_of_the_cpu(
+    kernels: ModuleType, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = draw(24, 12, seed=8, dtype=torch.float32).detach().cpu()
+    weights: list[dict[str, Tensor]] = []
+    for room in ("cpu", "triton"):
+        kind = architectures()[architecture]
+        dictionary = kind(kind.config_type(d_in=12, n_latents=40, k=2))
+        dictionary.initialise_(x, x)
+        if room == "triton":
+            dictionary.to(DEVICE)  # on a CUDA device the rest of this block changes nothing
+            monkeypatch.setattr(dispatch, "room_of", lambda *_: "triton")
+            monkeypatch.setattr(encoder, "room_of", lambda *_: "triton")
+            monkeypatch.setattr(selection, "has_cpu_kernel", lambda *_: False)
+        learner = Learner("it", dictionary, OptimConfig(lr=0.01), n_steps=9, dead_tokens=20)
+        given = x.to(dictionary.W_dec.device)
+        batch = Batch(given, given, torch.arange(len(x)))
+        for _ in range(2):
+            learner.step(batch, TensorSource(given, batch_size=24, seed=0))
+        assert learner.state.dead.any()
+        weights.append({k: v.cpu() for k, v in dictionary.state_dict().items()})
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_rounded_products_choose_and_exact_ones_are_given(kernels: ModuleType) -> None:
     x, W_enc, b_enc = (
         t.detach().float() for t in (draw(24, 48), draw(500, 48, seed=5).t(), draw(500, seed=7))
     )
@@ -212,3 +257,32 @@ def test_an_empty_batch_passes_through(kernels: ModuleType) -> None:
     left = kernels.residual_at(values, rows, draw(24), nothing, draw(0, 24))
     assert left.residual.shape == (0, 24)
     assert left.square == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(INTERPRETED, reason="the CPU has nothing to wait for")
+@pytest.mark.parametrize("policy", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", [k for k, v in architectures().items() if v.trainable])
+def test_the_host_never_waits_for_the_device(name: str, policy: str) -> None:
+    """After a first step, in which kernels are compiled, a step in which the host waits raises."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    kind = architectures()[name]
+    knobs = (
+        {"k": 4} if "k" in {field.name for field in dataclasses.fields(kind.config_type)} else {}
+    )
+    dictionary = kind(kind.config_type(d_in=48, n_latents=256, **knobs)).to("cuda")
+    x = torch.randn(64, 48, device="cuda")
+    dictionary.initialise_(x, x)
+    learner = Learner("it", dictionary, OptimConfig(), n_steps=1000, dead_tokens=64)
+    batch, source = Batch(x, x, torch.arange(64)), TensorSource(x, batch_size=64, seed=0)
+    before = torch.cuda.get_sync_debug_mode()
+    with matmul.scope(matmul.check(policy)):
+        for _ in range(2):
+            learner.step(batch, source)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            learner.step(batch, source)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)

@@ -16,7 +16,7 @@ from torch import Tensor
 from monosem.kernels import dispatch
 from monosem.kernels.dense import count_positive, product
 from monosem.kernels.dispatch import has_cpu_kernel
-from monosem.kernels.pattern import Pattern
+from monosem.kernels.pattern import Pattern, at_places
 from monosem.kernels.ragged import encode_above, encode_batch_top_k
 
 SPARSE = 0.06
@@ -83,13 +83,10 @@ def batch_top_k(
     """
     if has_cpu_kernel(x, centre, W_enc, b_enc) and k <= SPARSE * len(b_enc):
         return encode_batch_top_k(x, centre, W_enc, b_enc, k)
+    if dispatch.room_of(x, centre, W_enc, b_enc) == "triton":
+        gpu = dispatch.sparse_triton()
+        values, pattern = gpu.choose_batch_top_k((x - centre).detach(), W_enc, b_enc, k)
+        return gpu.encode_at(x, centre, W_enc, b_enc, pattern, values), pattern
     pre = torch.addmm(b_enc, x - centre, W_enc)
     places = pre.detach().flatten().topk(k * len(x), sorted=False).indices.sort().values
-    return pre.flatten()[places], compressed(places, *pre.shape)
-
-
-def compressed(places: Int64[Tensor, " entries"], batch: int, n_latents: int) -> Pattern:
-    """The pattern of sorted places in a flattened `[batch n_latents]`."""
-    firsts = torch.arange(batch + 1, device=places.device) * n_latents
-    starts = torch.searchsorted(places, firsts)
-    return Pattern((places % n_latents).int(), starts.int(), n_latents)
+    return pre.flatten()[places], at_places(places, *pre.shape)

@@ -1,6 +1,6 @@
 """Products with sparse latents on a GPU, forwards and backwards, without a dense `[batch n_latents]`.
 
-    encode_top_k   which latents of a row are largest, from products in blocks of rows
+    choose_…       which latents are largest, of a row or of a batch, and their exact values
     encode_at      pre[b, j]  = (x[b] - centre) · W_enc[:, i[b, j]] + b_enc[i[b, j]]
     decode_at      x_hat[b]   = Σ_j values[b, j] W_dec[i[b, j]]
     residual_at    target - b_dec - x_hat, of each prefix of a row's pieces, and the sum of squares
@@ -10,6 +10,7 @@ dense matrices. Gradients of weights are sums by latent over the transposed patt
 same inputs give the same bits. Nothing here asks the device for a number.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -19,11 +20,13 @@ from torch.autograd.function import once_differentiable
 
 from monosem.kernels import rows_triton
 from monosem.kernels.dense import policy_type
-from monosem.kernels.pattern import Pattern, even
+from monosem.kernels.pattern import Pattern, at_places, even
 from monosem.kernels.reference import Residual
 
 AT_ONCE = 2**28
 """Products of the encoder that are there at once: 512 MB in bfloat16."""
+MORE = 1.1
+"""How many times `k` entries of a batch are scored again where they were chosen by rounded products."""
 
 
 @torch.no_grad()
@@ -51,10 +54,32 @@ def choose_top_k(
         values[some], indices[some] = found.values, found.indices
     if not rounded:
         return values, indices
-    candidates = even(indices, n_latents)
-    exact = inner(centred, W_enc.t(), candidates) + b_enc[indices.long()]
-    kept = exact.topk(k, dim=1, sorted=False)
+    kept = _exact(centred, W_enc, b_enc, even(indices, n_latents)).topk(k, dim=1, sorted=False)
     return kept.values, indices.gather(1, kept.indices)
+
+
+@torch.no_grad()
+def choose_batch_top_k(
+    centred: Float[Tensor, "batch d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    k: int,
+) -> tuple[Float[Tensor, " entries"], Pattern]:
+    """The `k * batch` largest pre-activations of the batch and where they are, without gradients.
+
+    The one block of products is in the policy's type. Where that rounds, `MORE` as many are found and
+    all of them made again.
+    """
+    kind, shape = policy_type(centred), (len(centred), len(b_enc))
+    rounded, n = kind != centred.dtype, k * shape[0]
+    products = torch.addmm(b_enc.to(kind), centred.to(kind), W_enc.to(kind)).flatten()
+    n_found = min(math.ceil(MORE * n), len(products)) if rounded else n
+    places = products.topk(n_found, sorted=False).indices.sort().values
+    if rounded:
+        exact = _exact(centred, W_enc, b_enc, at_places(places, *shape))
+        kept = exact.topk(n, sorted=False).indices.sort().values
+        return exact[kept], at_places(places[kept], *shape)
+    return products[places], at_places(places, *shape)
 
 
 def encode_at(
@@ -113,6 +138,15 @@ def inner(
     """Dot product of each row of the batch with each of `rows` that it chose."""
     found = rows_triton.inner(vectors, rows, pattern.row_starts, pattern.indices.flatten())
     return found.view(pattern.indices.shape)
+
+
+def _exact(
+    centred: Float[Tensor, "batch d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    pattern: Pattern,
+) -> Float[Tensor, "*entries"]:
+    return inner(centred, W_enc.t(), pattern) + b_enc[pattern.indices.long()]
 
 
 class _EncodeAt(torch.autograd.Function):
