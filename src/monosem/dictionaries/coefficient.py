@@ -1,8 +1,8 @@
 """Coefficient: the weight of a sparsity penalty, fixed or steered to a number of active latents.
 
     e         = log(active latents a row / l0)
-    log value <- log value + e / (1 + e²) / (MEMORY * n_steps)          after the warm-up
-    weight    = rise * value * exp(e bounded to ±1)       rise: from 0 to 1 over the warm-up
+    log value <- log value + e / (1 + e²) / (memory * n_steps)          after the warm-up
+    weight    = rise * value * exp(gain * e, bounded)     rise: from 0 to 1 over the warm-up
 
 The number of active latents that a fixed coefficient leads to depends on the width, the site and the
 length of the run; a target means the same everywhere. Far from the target the value hardly moves, for
@@ -11,6 +11,7 @@ is a buffer, so that a run resumes where it was.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,8 +20,18 @@ from torch import Tensor, nn
 from monosem.dictionaries.config import DictionaryConfig, above_zero, at_least, share
 from monosem.dictionaries.state import TrainState
 
-MEMORY = 0.05
-"""Share of the run over which a somewhat wrong count would change the coefficient by its own factor."""
+
+class Steering(NamedTuple):
+    """How a coefficient follows the count of active latents."""
+
+    first: float = 0.25
+    """Its first value, as a share of what the active latents should be worth."""
+    memory: float = 0.05
+    """Share of the run over which a somewhat wrong count would change it by its own factor."""
+    gain: float = 1.0
+    """By how many powers of a count's factor the weight answers at once."""
+    bound: float = 1.0
+    """Largest logarithm of that answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +60,13 @@ class Coefficient(nn.Module):
 
     value: Tensor
 
-    def __init__(self, config: PenaltyConfig) -> None:
+    def __init__(self, config: PenaltyConfig, steering: Steering | None = None) -> None:
         super().__init__()
-        self._config = config
+        self._config, self._steering = config, steering or Steering()
         # l0 latents that share ‖x‖² = d_in are sqrt(d_in / l0) strong; a penalty of that size on Σ latents,
         # beside Σ errors² rather than their mean, is what makes them worth their while. Less is better
         # at first: too many active latents are soon fewer, but too few of them leave others dead
-        guess = 0.25 * (max(1, config.d_in) * config.l0) ** -0.5
+        guess = self._steering.first * (max(1, config.d_in) * config.l0) ** -0.5
         self.register_buffer("value", torch.tensor(guess if config.l1 is None else config.l1))
 
     @torch.no_grad()
@@ -64,10 +75,11 @@ class Coefficient(nn.Module):
         rise = min(1.0, (state.step + 1) / max(1.0, self._config.l1_warmup * state.n_steps))
         if self._config.l1 is not None:
             return rise * self.value
+        _, memory, gain, bound = self._steering
         error = (l0.to(self.value.dtype) / self._config.l0).clamp_min(1e-6).log()
         if rise == 1.0:
-            self.value.mul_((error / (1 + error.square()) / (MEMORY * state.n_steps)).exp())
-        return rise * self.value * error.clamp(-1.0, 1.0).exp()
+            self.value.mul_((error / (1 + error.square()) / (memory * state.n_steps)).exp())
+        return rise * self.value * (gain * error).clamp(-bound, bound).exp()
 
     @torch.no_grad()
     def rescale_(self, factor: Float[Tensor, ""]) -> None:
