@@ -68,6 +68,7 @@ def test_the_explorer_shows_them_all(home: Path, command_line) -> None:
 
 def _address(said: tuple[Path, Path]) -> str:
     """Return the address that the explorer prints, once it does."""
+    text = ""
     for _ in range(300):
         text = "".join(path.read_text("utf-8") for path in said if path.exists())
         found = re.search(r"http://127\.0\.0\.1:\d+", text)
