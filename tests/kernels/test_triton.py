@@ -46,7 +46,7 @@ def kernels() -> ModuleType:
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    made = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    made = torch.randn(shape, generator=generator, dtype=torch.float64)
     return made.to(DEVICE, dtype).requires_grad_()
 
 
@@ -150,22 +150,22 @@ def test_the_largest_of_a_batch_are_chosen(kernels: ModuleType, policy: str) -> 
 def test_a_step_is_that_of_the_cpu(
     kernels: ModuleType, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x = draw(24, 12, seed=8, dtype=torch.float32).detach().cpu()
+    x = draw(16, 12, seed=8, dtype=torch.float32).detach().cpu()
     weights: list[dict[str, Tensor]] = []
     for room in ("cpu", "triton"):
         kind = architectures()[architecture]
-        dictionary = kind(kind.config_type(d_in=12, n_latents=40, k=2))
+        dictionary = kind(kind.config_type(d_in=12, n_latents=40, k=2, k_aux=4))
         dictionary.initialise_(x, x)
         if room == "triton":
             dictionary.to(DEVICE)  # on a CUDA device the rest of this block changes nothing
             monkeypatch.setattr(dispatch, "room_of", lambda *_: "triton")
             monkeypatch.setattr(encoder, "room_of", lambda *_: "triton")
             monkeypatch.setattr(selection, "has_cpu_kernel", lambda *_: False)
-        learner = Learner("it", dictionary, OptimConfig(lr=0.01), n_steps=9, dead_tokens=20)
+        learner = Learner("it", dictionary, OptimConfig(lr=0.01), n_steps=9, dead_tokens=16)
         given = x.to(dictionary.W_dec.device)
         batch = Batch(given, given, torch.arange(len(x)))
         for _ in range(2):
-            learner.step(batch, TensorSource(given, batch_size=24, seed=0))
+            learner.step(batch, TensorSource(given, batch_size=16, seed=0))
         assert learner.state.dead.any()
         weights.append({k: v.cpu() for k, v in dictionary.state_dict().items()})
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
@@ -205,6 +205,21 @@ def test_the_residual_and_its_squares(kernels: ModuleType, pieces: int, of: str)
     wanted = torch.autograd.grad(loss(expected), given)
     for a, b in zip(torch.autograd.grad(loss(found), given), wanted, strict=True):
         torch.testing.assert_close(a, b, **EXACT)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("n_dead", "k"), [(0, 4), (3, 4), (20, 4)])
+@pytest.mark.parametrize("fit", [False, True])
+def test_the_error_of_the_dead(kernels: ModuleType, n_dead: int, k: int, fit: bool) -> None:
+    """With fewer dead than are asked for too, and with none at all."""
+    x, centre, residual = draw(13, 20), draw(20, seed=6), draw(13, 20, seed=8).detach()
+    W_enc = draw(50, 20, seed=5).detach().t().requires_grad_()
+    given = [x, centre, W_enc, draw(50, seed=7), draw(50, 20, seed=4)]
+    dead = torch.zeros(50, dtype=torch.bool, device=DEVICE)
+    dead[10 : 10 + n_dead] = True
+    found = kernels.dead_error(*given, dead, residual, k, fit=fit)
+    expected = reference.dead_error(*given, dead, residual, k, fit=fit)
+    check(found, expected, given)
 
 
 @pytest.mark.gpu

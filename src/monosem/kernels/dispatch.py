@@ -118,7 +118,10 @@ def dead_error(
     dead stays on a device: asking would stop the host in each step.
     """
     tensors = x, centre, W_enc, b_enc, W_dec
-    if not has_cpu_kernel(*tensors, residual):
+    room = room_of(*tensors, residual)
+    if room == "triton":
+        return sparse_triton().dead_error(*tensors, dead, residual, k, fit=fit)
+    if room != "cpu":
         return reference.dead_error(*tensors, dead, residual, k, fit=fit)
     places = dead.nonzero()[:, 0]
     if len(places) == 0:

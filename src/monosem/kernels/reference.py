@@ -131,7 +131,13 @@ def dead_error(
     if k < len(dead):
         places = largest_positive(latents.detach(), k)
         latents = torch.zeros_like(latents).scatter(1, places, latents.gather(1, places))
-    found = product(latents, W_dec).to(W_dec.dtype)
+    return share_left(product(latents, W_dec).to(W_dec.dtype), residual, fit=fit)
+
+
+def share_left(
+    found: Float[Tensor, "batch d_out"], residual: Float[Tensor, "batch d_out"], *, fit: bool
+) -> Float[Tensor, ""]:
+    """The last line of `dead_error`'s formula, of the dead's `found` reconstruction."""
     scale = fitted_scale(found.detach(), residual) if fit else 1.0
     error = (scale * found - residual).square().sum()
     spread = (residual - residual.mean(0)).square().sum()

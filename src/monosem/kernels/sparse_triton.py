@@ -3,9 +3,10 @@
     choose_…       which latents are largest, of a row or of a batch, and their exact values
     encode_at      pre[b, j]  = (x[b] - centre) · W_enc[:, i[b, j]] + b_enc[i[b, j]]
     decode_at      x_hat[b]   = Σ_j values[b, j] W_dec[i[b, j]]
+    dead_error     what the strongest dead latents leave of a residual
     residual_at    target - b_dec - x_hat, of each prefix of a row's pieces, and the sum of squares
 
-What `sparse_cpu` and `residual_cpu` do on the CPU, of the same names; `kernels.reference` says it with
+What `sparse_cpu`, `residual_cpu` and `dead_cpu` do on the CPU; `kernels.reference` says it with
 dense matrices. Gradients of weights are sums by latent over the transposed pattern, in one order: the
 same inputs give the same bits. Nothing here asks the device for a number.
 """
@@ -14,17 +15,19 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from monosem.kernels import rows_triton
 from monosem.kernels.dense import policy_type
 from monosem.kernels.pattern import Pattern, at_places, even
-from monosem.kernels.reference import Residual
+from monosem.kernels.reference import Residual, share_left
 
 AT_ONCE = 2**28
 """Products of the encoder that are there at once: 512 MB in bfloat16."""
+DEAD_MARGIN = 8
+"""Candidates beyond `k` dead latents that are scored again where products are rounded."""
 MORE = 1.1
 """How many times `k` entries of a batch are scored again where they were chosen by rounded products."""
 
@@ -113,6 +116,30 @@ def residual_at(
     `pattern` has as many rows for each row of `target` as there are pieces, one after another.
     """
     return Residual(*_ResidualAt.apply(values, W_dec, b_dec, pattern, target))  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def dead_error(
+    x: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in n_latents"],
+    b_enc: Float[Tensor, " n_latents"],
+    W_dec: Float[Tensor, "n_latents d_out"],
+    dead: Bool[Tensor, " n_latents"],
+    residual: Float[Tensor, "batch d_out"],
+    k: int,
+    *,
+    fit: bool,
+) -> Float[Tensor, ""]:
+    """`reference.dead_error` from the `k` strongest dead latents of each row alone.
+
+    The living have a bias of minus infinity: they are chosen where too few are dead, and are silent.
+    """
+    n_latents, bias = len(b_enc), b_enc.masked_fill(~dead, -torch.inf)
+    k, centred = min(k, n_latents), (x - centre).detach()
+    values, indices = choose_top_k(centred, W_enc, bias, k, DEAD_MARGIN)
+    pattern = even(indices, n_latents)
+    latents = encode_at(x, centre, W_enc, bias, pattern, values).relu()
+    return share_left(decode_at(latents, W_dec, pattern), residual.detach(), fit=fit)
 
 
 def gather_sum(
