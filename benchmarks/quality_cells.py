@@ -25,7 +25,7 @@ Json = dict[str, Any]
 FACTOR = 3.0
 """Between one learning rate and the next that is tried."""
 TRIED = 5
-"""Runs that a search may make, the library's default among them."""
+"""Runs of a search before it refines, the library's default among them."""
 NEAR = 0.1
 """How near an l0 must be, as a share, to be called the same."""
 INTERVALS = ("fvu", "loss_recovered", "dead", "recovery")
@@ -103,25 +103,29 @@ class Cells:
 def best_multiple(cells: Cells, data: Data, library: str, job: Job) -> float:
     """The learning rate with the lowest fvu on the rows to choose by, in multiples of the default.
 
-    A third of the default, it, and three times it; then on, while the best is at the edge.
+    A third of the default, it, and three times it; then on, while the best is at the edge, up to five;
+    then half a step to either side.
     """
     tried: dict[float, float] = {}
 
-    def at(power: int) -> float:
+    def at(power: float) -> None:
         if power not in tried:
-            found = cells.cell(data, library, dataclasses.replace(job, multiple=FACTOR**power))
-            value = found["fvu_choose"]
+            each = dataclasses.replace(job, multiple=round(FACTOR**power, 6))
+            value = cells.cell(data, library, each)["fvu_choose"]
             tried[power] = value if math.isfinite(value) else math.inf
-        return tried[power]
 
-    for power in (-1, 0, 1):
+    for power in (-1.0, 0.0, 1.0):
         at(power)
-    while len(tried) < TRIED:
-        best = min(tried, key=lambda p: tried[p])
-        if min(tried) < best < max(tried):
-            break
-        at(int(best) + (1 if best == max(tried) else -1))
-    return FACTOR ** min(tried, key=lambda p: tried[p])
+    while len(tried) < TRIED and not min(tried) < _best(tried) < max(tried):
+        at(_best(tried) + (1.0 if _best(tried) == max(tried) else -1.0))
+    bracketed = _best(tried)
+    at(bracketed - 0.5)
+    at(bracketed + 0.5)
+    return round(FACTOR ** _best(tried), 6)
+
+
+def _best(tried: dict[float, float]) -> float:
+    return min(tried, key=lambda power: tried[power])
 
 
 def matching_coefficient(cells: Cells, data: Data, library: str, job: Job) -> float:
