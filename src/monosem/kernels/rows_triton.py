@@ -51,8 +51,8 @@ def _bag_sums(
         total += weight * tl.load(rows + row * d + columns, mask=inside, other=0.0).to(SUM)
         weight_total += weight
     tl.store(out + bag * d + columns, total, mask=inside)
-    first = tl.program_id(1) == 0
-    tl.store(weight_sums + bag + tl.arange(0, 1), weight_total, mask=(tl.arange(0, 1) == 0) & first)
+    one = tl.arange(0, 1)
+    tl.store(weight_sums + bag + one, weight_total, mask=one == tl.program_id(1))  # by the first
 
 
 @triton.jit
