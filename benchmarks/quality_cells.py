@@ -57,7 +57,8 @@ class Cells:
         """The measures of one run, made now if they are not there."""
         if library == OURS:
             job = dataclasses.replace(job, tuned=False)  # ours are the same in both settings
-        record = {"data": data.name, "library": library, **dataclasses.asdict(job)}
+        sizes = {"n_rows": len(data.train), "n_heldout": len(data.report)}
+        record = {"data": data.name, "library": library, **sizes, **dataclasses.asdict(job)}
         name = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
         if name not in self._known:
             if time.monotonic() > self.until:
@@ -150,7 +151,7 @@ def row(cells: Cells, found: Sequence[Json], setting: str) -> Json:
     """What cells that differ in their seed alone add up to: means, and intervals of 95 % (Student's t)."""
     one = found[0]
     names = ("data", "architecture", "library", "k", "lr", "multiple", "coefficient")
-    sizes = ("n_latents", "steps", "batch")
+    sizes = ("n_latents", "steps", "batch", "n_rows", "n_heldout")
     result: Json = {name: one[name] for name in (*names, *sizes)}
     result |= {"setting": setting, "seeds": [cell["seed"] for cell in found]}
     skipped = {*result, "name", "seed", "tuned", "seconds", "fvu_choose"}
