@@ -40,7 +40,7 @@ SECONDS = "seconds.json"
 CONTEXT = 128
 """Tokens a context, unless the language model takes fewer."""
 
-LR, DEAD_AFTER_SHARE, L1 = 4e-4, 0.015, 0.007
+LR, DEAD_AFTER_SHARE = 4e-4, 0.015
 """For a run of a minute: a rate that leaves few latents dead, helped early (sweep in dev/LOG.md)."""
 LOSS_TOKENS = 32_768
 """Held-out tokens on which losses are compared."""
@@ -147,7 +147,7 @@ class Demo:
             site=SITE,
             dictionaries=(
                 TopKConfig(n_latents=given.n_latents, k=16, seed=given.seed),
-                ReLUConfig(n_latents=given.n_latents, l1=L1, seed=given.seed),
+                ReLUConfig(n_latents=given.n_latents, seed=given.seed),
             ),
             n_tokens=given.n_tokens,
             optim=OptimConfig(lr=LR),
