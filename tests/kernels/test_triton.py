@@ -88,6 +88,34 @@ def test_the_interpreter_agrees() -> None:
     assert " passed" in run.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="there is nothing to compile")
+@pytest.mark.parametrize("number", ["fp32", "bf16", "fp64"])
+def test_the_kernels_compile_for_a_gpu_that_is_not_there(
+    number: str, tmp_path, monkeypatch
+) -> None:
+    """The interpreter takes more than the compiler does; and sums are made without atomics."""
+    if not HAS_TRITON:
+        pytest.skip("triton is not installed")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    import triton
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from monosem.kernels import rows_triton
+
+    constants = {"BLOCK": 1024, "SUM": tl.float64 if number == "fp64" else tl.float32}
+    kinds = {"starts": "*i32", "indices": "*i32", "d": "i32", "pieces": "i32"}
+    kinds |= dict.fromkeys(constants, "constexpr")
+    for kernel in (rows_triton._bag_sums, rows_triton._inner, rows_triton._residuals):
+        signature = {name: kinds.get(name, f"*{number}") for name in kernel.arg_names}
+        source = ASTSource(kernel, signature=signature, constexprs=constants)
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+        assert compiled.asm["cubin"]
+        assert "atom" not in compiled.asm["ptx"]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_decoding_even_rows(kernels: ModuleType, shape: tuple[int, ...]) -> None:
