@@ -17,7 +17,8 @@ The state is (epoch, block, position). A resumed run captures one block again, i
 goes on bit for bit. Only ordinary tokens are served: no special token, no first position.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -42,13 +43,16 @@ PASS_TOKENS = 8192
 
 
 class CaptureSource:
-    """Activations of `model` at `read`, paired with those at `write` for a transcoder."""
+    """Activations of `model` at `read`, paired with those at `write` for a transcoder.
+
+    Several sites to read stand side by side in `x`, `columns` says where.
+    """
 
     def __init__(
         self,
         model: LanguageModel,
         store: TokenStore,
-        read: str,
+        read: str | Sequence[str],
         write: str | None = None,
         *,
         batch_size: int = 4096,
@@ -64,10 +68,12 @@ class CaptureSource:
         """
         check_fit(model, store)
         check_batch_size(batch_size)
-        self._read = str(model.check_site(read))
-        self._write = self._read if write is None else str(model.check_site(write))
+        reads = (read,) if isinstance(read, str) else read
+        self._reads = tuple(dict.fromkeys(str(model.check_site(site)) for site in reads))
+        self._writes = self._reads if write is None else (str(model.check_site(write)),)
         self.batch_size = batch_size
-        self.d_in, self.d_out = model.width(self._read), model.width(self._write)
+        self.d_in = sum(model.width(site) for site in self._reads)
+        self.d_out = sum(model.width(site) for site in self._writes)
         self._contexts = np.asarray(store.contexts(split), dtype=np.int64)
         if len(self._contexts) == 0:
             raise ConfigError(f"`{store.path}` has no contexts in the {split} split. Add text.")
@@ -83,6 +89,22 @@ class CaptureSource:
         if n_rows is not None:
             self._per_block = self._enough(self._order[: self._per_block], n_rows)
         self._held: _Block | None = None
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Which columns of `x` each site has."""
+        ends = list(itertools.accumulate(self._model.width(site) for site in self._reads))
+        starts = [0, *ends[:-1]]
+        return {
+            site: slice(start, end)
+            for site, start, end in zip(self._reads, starts, ends, strict=True)
+        }
+
+    @property
+    def block_bytes(self) -> int:
+        """Memory of the activations of one block."""
+        widths = self.d_in + (0 if self._writes == self._reads else self.d_out)
+        return self._per_block * self._store.context * widths * 4
 
     @property
     def n_blocks(self) -> int:
@@ -188,12 +210,13 @@ class CaptureSource:
 
     def _capture(self, contexts: Int64[np.ndarray, " n"], mask: Bool[np.ndarray, "n pos"]) -> Batch:
         """Return the activations of the tokens that `mask` keeps, context after context."""
-        sites = list(dict.fromkeys((self._read, self._write)))
+        sides = list(dict.fromkeys((self._reads, self._writes)))
+        sites = list(dict.fromkeys(site for side in sides for site in side))
         which, position = mask.nonzero()
         rows = torch.from_numpy(contexts[which] * self._store.context + position)
         kept = [
             torch.empty(len(rows), width, dtype=torch.float32, device=self._model.device)
-            for width in (self.d_in, self.d_out)[: len(sites)]
+            for width in (self.d_in, self.d_out)[: len(sides)]
         ]
         step, done = max(1, PASS_TOKENS // self._store.context), 0
         for start in range(0, len(contexts), step):
@@ -201,9 +224,12 @@ class CaptureSource:
             if len(here):
                 tokens = torch.from_numpy(self._store.tokens(contexts[start : start + step]))
                 captured = self._model.capture(tokens, sites)
-                for held, site in zip(kept, sites, strict=True):
-                    x = captured[site].flatten(2).flatten(0, 1)
-                    held[done : done + len(here)] = x[here.to(x.device)]
+                for held, side in zip(kept, sides, strict=True):
+                    rows_here = held[done : done + len(here)]
+                    widths = [self._model.width(site) for site in side]
+                    for part, site in zip(rows_here.split(widths, 1), side, strict=True):
+                        x = captured[site].flatten(2).flatten(0, 1)
+                        part[:] = x[here.to(x.device)]
             done += len(here)
         return Batch(kept[0], kept[-1], rows)
 
@@ -211,8 +237,8 @@ class CaptureSource:
         return {
             "model": self._model.hash,
             "tokens": self._store.hash,
-            "read": self._read,
-            "write": self._write,
+            "read": ", ".join(self._reads),
+            "write": ", ".join(self._writes),
             "batch_size": self.batch_size,
             "contexts_per_block": self._per_block,
             "n_contexts": len(self._contexts),

@@ -34,11 +34,18 @@ def scale_of(x: Float[Tensor, "n d_in"]) -> float:
 
 
 class ScaledSource:
-    """The rows of another source, `x` and `target` divided by `scale`; the stream is the other's."""
+    """The rows of another source, `x` and `target` divided by `scale`; the stream is the other's.
 
-    def __init__(self, source: ActivationSource, scale: float) -> None:
-        self._source, self.scale = source, scale
+    With `columns` they are those of one of several sites that stand side by side.
+    """
+
+    def __init__(
+        self, source: ActivationSource, scale: float, columns: slice | None = None
+    ) -> None:
+        self._source, self.scale, self._columns = source, scale, columns
         self.batch_size, self.d_in, self.d_out = source.batch_size, source.d_in, source.d_out
+        if columns is not None:
+            self.d_in = self.d_out = columns.stop - columns.start
 
     @property
     def epoch(self) -> float:
@@ -63,6 +70,9 @@ class ScaledSource:
 
     def scaled(self, batch: Batch) -> Batch:
         """Return a batch of the source below, scaled."""
+        if self._columns is not None:
+            x = batch.x[:, self._columns] / self.scale
+            return Batch(x, x, batch.rows)
         x = batch.x / self.scale
         target = x if batch.target is batch.x else batch.target / self.scale
         return Batch(x, target, batch.rows)

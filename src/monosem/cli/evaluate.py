@@ -1,5 +1,6 @@
 """`monosem evaluate`: measure the dictionaries of a training run, or one dictionary, on held-out text."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from monosem.text.store import KIND as TOKENS
 from monosem.text.tokens import TokenStore
 from monosem.training.run import KIND as RUN
 from monosem.training.run import TrainingRun, tokens_at
+from monosem.training.suite import KIND as SUITE
+from monosem.training.suite import Suite
 
 PLACES = (Path("runs"), Path("runs/demo"))
 """Where token stores usually lie, besides beside the run."""
@@ -50,7 +53,7 @@ class Arguments:
     """Measure dictionaries on held-out text, beside the neuron basis."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """A training run (all its dictionaries are measured) or one dictionary."""
+    """A training run (all its dictionaries are measured), a suite, or one dictionary."""
     model: str = ""
     """Language model; left out, the one the dictionaries were trained on."""
     tokens: Path | None = None
@@ -76,6 +79,8 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Parse, measure, print the table."""
     given = tyro.cli(Arguments, prog="monosem evaluate", args=arguments)
+    if artifact.peek(given.folder)[0] == SUITE:
+        return _suite(given)
     if given.out is not None:
         artifact.check_target(given.out, KIND)
     dictionaries = open_dictionaries(given.folder)
@@ -89,14 +94,38 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _suite(given: Arguments) -> int:
+    """Measure every site of a suite; results of each lie in a folder of its name."""
+    results: Json = {}
+    for site, folder in ((site, given.folder / site) for site in Suite.open(given.folder)):
+        out = None if given.out is None else given.out / site
+        own = dataclasses.replace(given, folder=folder, out=out)
+        if out is not None:
+            artifact.check_target(out, KIND)
+        dictionaries = open_dictionaries(folder)
+        store = open_store(given.tokens, dictionaries, folder)
+        model = open_model(given.model, dictionaries, given.device)
+        results[site] = _results(own, dictionaries, model, store)
+        if not given.json:
+            print(f"{report(results[site])}\n")
+    if given.json:
+        print(json.dumps({"sites": results}, indent=2))
+    return 0
+
+
 def open_dictionaries(folder: Path) -> dict[str, Dictionary[Any]]:
-    """Return the dictionaries of a training run, or the one at `folder`, by name."""
+    """Return the dictionaries of a training run or suite, or the one at `folder`, by name."""
     kind, _ = artifact.peek(folder)
     if kind == RUN:
         run = TrainingRun.open(folder)
         return {name: run[name] for name in run}
     if kind == DICTIONARY:
         return {folder.resolve().name: load(folder)}
+    if kind == SUITE:
+        suite = Suite.open(folder)
+        return {
+            f"{site}/{name}": run[name] for site in suite for run in [suite[site]] for name in run
+        }
     if kind:
         raise ArtifactKindError(
             f"`{folder}` holds a {kind}. Pass the folder of a {RUN} or of a {DICTIONARY}."

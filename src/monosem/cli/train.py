@@ -17,16 +17,18 @@ from typing import Annotated, Any, Literal, cast, get_origin, get_type_hints
 import tyro
 
 from monosem.cli.knobs import with_knobs
+from monosem.core.config import Json
 from monosem.core.errors import ArtifactMissingError, ConfigError, unknown_name
 from monosem.dictionaries.base import DictionaryConfig, architectures
 from monosem.models.language_model import LanguageModel
+from monosem.models.patterns import matching_sites
 from monosem.rendering.table import text as text_table
 from monosem.runtime.trackers import PROJECT, TrackerName, trackers
 from monosem.text.tokens import TokensConfig, TokenStore
 from monosem.training.optim import OptimConfig
 from monosem.training.recipes import RECIPES, Recipe, recipe
 from monosem.training.sweep import crossed
-from monosem.training.trainer import TrainConfig, TrainingRun, train
+from monosem.training.trainer import TrainConfig, train, train_suite
 
 TOKENS = Path("runs/tokens")
 _RECIPE = (
@@ -93,6 +95,9 @@ class Arguments:
 
     recipe: Annotated[str, tyro.conf.arg(help=_RECIPE)] = ""
     axes: Annotated[AxisArguments, tyro.conf.arg(name="")] = field(default_factory=AxisArguments)
+    sites: tuple[str, ...] = ()
+    """Train the same at every one of these sites instead of `site`, in one pass of the model; names or
+    patterns, such as 'blocks.*.hook_{resid_post,mlp_out}'."""
     model: str = "1L-a"
     """An embedded model, a folder, or a name on the hub."""
     tokens: Path | None = None
@@ -118,13 +123,23 @@ def main(arguments: list[str]) -> int:
     followed = trackers(given.tracking.track, given.tracking.track_project)
     store = _store(given)
     model = LanguageModel.load(given.model, device=given.device)
-    if len(config.names) > 1:
-        sys.stderr.write(f"{len(config.names)} dictionaries: {', '.join(config.names)}\n")
-    run = train(config, model, store, given.out, fresh=given.fresh, trackers=followed)
-    if given.json:
-        print(json.dumps({"out": str(run.path), **run.summary}, indent=2))
+    if given.sites:
+        sites = matching_sites(model, given.sites)
+        made = train_suite(
+            config, sites, model, store, given.out, fresh=given.fresh, trackers=followed
+        )
+        folders = {
+            f"{site}/{name}": made.path / site / name for site in made for name in config.names
+        }
     else:
-        print(_table(run))
+        if len(config.names) > 1:
+            sys.stderr.write(f"{len(config.names)} dictionaries: {', '.join(config.names)}\n")
+        made = train(config, model, store, given.out, fresh=given.fresh, trackers=followed)
+        folders = {name: made.folder(name) for name in made}
+    if given.json:
+        print(json.dumps({"out": str(made.path), **made.summary}, indent=2))
+    else:
+        print(_table(folders, made.summary))
     return 0
 
 
@@ -143,7 +158,7 @@ def configuration(given: Arguments, knobs: dict[str, Any]) -> TrainConfig:
     """Return the run that is asked for; what has no option is as in the recipe."""
     named = recipe(given.recipe).train if given.recipe else None
     once = configurations(given.axes, knobs, () if named is None else named.dictionaries)
-    rates = given.axes.lr
+    rates = list(given.axes.lr)
     crossed((), {"lr": rates})  # refuses the same one twice
     own = {f.name: getattr(given.run, f.name) for f in dataclasses.fields(given.run)}
     own["dictionaries"] = tuple(config for config in once for _ in rates)
@@ -243,13 +258,13 @@ def _command(config: TokensConfig) -> str:
     return shlex.join(words)
 
 
-def _table(run: TrainingRun) -> str:
+def _table(folders: dict[str, Path], summary: Json) -> str:
     rows: list[list[str]] = []
-    for name in run.names:
-        last = run.summary["dictionaries"][name]
+    for name, folder in folders.items():
+        last = summary["dictionaries"][name]
         values = [f"{last['loss']:.4f}", f"{last['l0']:.1f}", f"{last['fvu']:.4f}"]
-        rows.append([name, *values, f"{last['n_dead']:,}", str(run.folder(name))])
+        rows.append([name, *values, f"{last['n_dead']:,}", str(folder)])
     head = ["dictionary", "loss", "l0", "fvu", "dead", "folder"]
-    epochs, seconds = run.summary["epochs"], run.summary["seconds"]
-    note = f"{run.summary['n_tokens']:,} tokens ({epochs:.2f} epochs) in {seconds:.0f} s"
+    epochs, seconds = summary["epochs"], summary["seconds"]
+    note = f"{summary['n_tokens']:,} tokens ({epochs:.2f} epochs) in {seconds:.0f} s"
     return f"{text_table(head, rows)}\n{note}, last batch of training above."

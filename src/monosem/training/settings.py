@@ -55,6 +55,11 @@ class TrainConfig:
                 )
         check_distinct(self.dictionaries, self.optim.lrs)
 
+    def check_widths(self, d_in: int, d_out: int) -> None:
+        """Raise `ShapeMismatchError` where a dictionary has other widths than its site."""
+        for config in self.dictionaries:
+            config.with_widths(d_in, d_out)
+
     @property
     def n_steps(self) -> int:
         """Steps of the run; the last batch is whole."""

@@ -1,43 +1,42 @@
 """The trainer: N dictionaries on one stream of activations, in one pass.
 
-    for each batch:  for each dictionary:  loss = Σ of its named terms;  step;  count what fired
+    for each batch:  for each site:  for each dictionary:  loss = Σ of its named terms;  step;  count
 
-It knows no architecture and no kind of source. Activations are divided by one measured scale, which
-is folded into each dictionary at the end. A run is a function of its configuration, its inputs and
+It knows no architecture and no kind of source. Activations are divided by one measured scale a site,
+which is folded into each dictionary at the end. A run is a function of its configuration, its inputs and
 the machine's arithmetic: stopped at any moment, even by SIGKILL, the same call goes on from the
 last checkpoint in `OUT.checkpoint` and ends with the same weights, bit for bit.
 """
 
+import dataclasses
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
-
-import torch
 
 from monosem.activations.capture import CaptureSource
-from monosem.activations.scale import ScaledSource, scale_of
-from monosem.activations.source import ActivationSource, Batch
+from monosem.activations.source import Batch
 from monosem.core import artifact
+from monosem.core.artifact import write_json
 from monosem.core.config import Json, to_json
-from monosem.core.errors import ArtifactKindError, ResumeError
+from monosem.core.errors import ConfigError
 from monosem.core.progress import Bar, progress
-from monosem.core.whereabouts import whereabouts
-from monosem.dictionaries.base import architecture
 from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
 from monosem.runtime.checkpoint import load_checkpoint, save_checkpoint
 from monosem.runtime.interruption import interruption
-from monosem.runtime.runlog import RunLog
+from monosem.runtime.runlog import RunLog, read_log
 from monosem.runtime.tracking import Tracker, Tracking
 from monosem.text.tokens import TokenStore
-from monosem.training.learner import Learner
+from monosem.training import suite as suites
+from monosem.training.part import Part, needed_bytes
+from monosem.training.resume import check_resumable, check_same, machine
 from monosem.training.run import KIND, LOG, TrainingRun
 from monosem.training.settings import TrainConfig
+from monosem.training.suite import Suite
 
-__all__ = ["TrainConfig", "TrainingRun", "train"]
+__all__ = ["Suite", "TrainConfig", "TrainingRun", "train", "train_suite"]
 
 SAMPLE_ROWS = 32_768
 """Activations on which scale and initial weights are measured, or as many as the run trains on."""
@@ -61,75 +60,122 @@ def train(
     """
     out = Path(out)
     artifact.check_target(out, KIND)
-    target = config.target or None
-    source = CaptureSource(
+    source = _source(config, model, store, config.site)
+    config.check_widths(source.d_in, source.d_out)
+    identity: Json = {"train": to_json(config), "model": model.hash, "tokens": store.hash}
+    if not _finished(out, KIND, identity, fresh):
+        training = _Training([Part(config, model, source, of_several=False)], source, identity, out)
+        training.go(store, checkpoint_seconds, trackers)
+    return TrainingRun.open(out)
+
+
+def train_suite(
+    config: TrainConfig,
+    sites: Sequence[str],
+    model: LanguageModel,
+    store: TokenStore,
+    out: Path | str,
+    *,
+    fresh: bool = False,
+    checkpoint_seconds: float = 60.0,
+    trackers: Sequence[Tracker] = (),
+) -> Suite:
+    """Train the dictionaries of `config` at each of `sites` in one pass of `model`; its site is not read.
+
+    Each site has a scale of its own, and what `train` would leave of it, bit for bit, in a folder of
+    its name.
+    """
+    out = Path(out)
+    artifact.check_target(out, suites.KIND)
+    if config.target or not sites:
+        raise ConfigError("A suite reads one or more `sites` and has no `target`. Leave that out.")
+    names = [str(model.check_site(site)) for site in dict.fromkeys(sites)]
+    source = _source(config, model, store, names)
+    configs = [dataclasses.replace(config, site=name) for name in source.columns]
+    widths = [model.width(name) for name in source.columns]
+    for width in widths:
+        config.check_widths(width, width)
+    identity: Json = {
+        "train": to_json(configs[0]),
+        "sites": list(source.columns),
+        "model": model.hash,
+        "tokens": store.hash,
+    }
+    if not _finished(out, suites.KIND, identity, fresh):
+        sys.stderr.write(
+            f"{len(widths) * len(config.dictionaries)} dictionaries at {len(widths)} sites, in about "
+            f"{needed_bytes(source, config, widths) / 2**30:.2f} GiB of memory beside the model: "
+            f"{', '.join(source.columns)}\n"
+        )
+        parts = [Part(own, model, source, of_several=True) for own in configs]
+        _Training(parts, source, identity, out).go(store, checkpoint_seconds, trackers)
+    return Suite.open(out)
+
+
+def _source(
+    config: TrainConfig, model: LanguageModel, store: TokenStore, site: str | list[str]
+) -> CaptureSource:
+    return CaptureSource(
         model,
         store,
-        config.site,
-        target,
+        site,
+        config.target or None,
         batch_size=config.batch_size,
         buffer_tokens=config.buffer_tokens,
         n_rows=config.n_steps * config.batch_size,
         seed=config.seed,
     )
-    for dictionary in config.dictionaries:
-        dictionary.with_widths(source.d_in, source.d_out)
-    identity = {
-        "train": to_json(config),
-        "model": model.hash,
-        "tokens": store.hash,
-    }
-    checkpoints = out.with_name(f"{out.name}.checkpoint")
-    if fresh and checkpoints.exists():
-        shutil.rmtree(checkpoints)
-    if not fresh and artifact.is_artifact(out, KIND):
-        _check_same(out, identity)
-        if checkpoints.exists():  # killed between finishing and tidying up
-            shutil.rmtree(checkpoints)
+
+
+def _finished(out: Path, kind: str, identity: Json, fresh: bool) -> bool:
+    """Whether the same artifact lies at `out` already; checkpoints that are of no use are removed."""
+    checkpoints = _checkpoints(out)
+    done = not fresh and artifact.is_artifact(out, kind)
+    if done:
+        check_same(out, kind, identity)
         sys.stderr.write(f"`{out}` is already there; used again.\n")
-        return TrainingRun.open(out)
-    training = _Training(config, source, model, identity, checkpoints)
-    with Tracking(trackers, training.log, out, identity) as tracking:
-        with matmul.scope(training.policy):
-            training.run(checkpoint_seconds)
-        training.finish(out, store)
-        run = TrainingRun.open(out)
-        tracking.summary = run.summary
-    return run
+    if (done or fresh) and checkpoints.exists():  # or killed between finishing and tidying up
+        shutil.rmtree(checkpoints)
+    return done
+
+
+def _checkpoints(out: Path) -> Path:
+    return out.with_name(f"{out.name}.checkpoint")
 
 
 class _Training:
-    """One run in progress."""
+    """One run, or suite of runs, in progress."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        source: ActivationSource,
-        model: LanguageModel,
-        identity: Json,
-        folder: Path,
-    ) -> None:
-        self.config, self.model, self.folder, self.identity = config, model, folder, identity
+    def __init__(self, parts: list[Part], source: CaptureSource, identity: Json, out: Path) -> None:
+        self.parts, self.source, self.identity, self.out = parts, source, identity, out
+        self.config, self.folder = parts[0].config, _checkpoints(out)
+        self.device = parts[0].learners[0].dictionary.W_dec.device
         self.policy: matmul.MatmulPolicy = "fp32"
         self.step, self.seconds, self.last = 0, 0.0, dict[str, Json]()
-        self.learners = [
-            self._learner(name, index, source) for index, name in enumerate(config.names)
-        ]
-        checkpoint = load_checkpoint(folder)
+        checkpoint = load_checkpoint(self.folder)
         if checkpoint is None:
-            chosen = matmul.choose(model.device) if config.matmul == "auto" else config.matmul
-            self.policy = matmul.check(chosen)
-            self.source = self._begin(source)
+            own = self.config.matmul
+            self.policy = matmul.check(matmul.choose(self.device) if own == "auto" else own)
+            self._begin()
         else:
             tensors, state = checkpoint
-            self._check_resumable(state)
-            self.policy = matmul.check(state["machine"]["matmul"])
-            self.source = ScaledSource(source, state["scale"])
-            self.source.load_state_dict(state["source"])
+            self.policy = check_resumable(
+                self.folder, state, identity, self.config.matmul, self.device.type
+            )
+            source.load_state_dict(state["source"])
             self.step, self.seconds, self.last = state["step"], state["seconds"], state["last"]
-            for learner in self.learners:
-                learner.restore(tensors, self.step)
-        self.log = RunLog(folder / LOG, resume_step=self.step)
+            for part, scale in zip(parts, state["scales"], strict=True):
+                part.set_scale(scale)
+                for learner in part.learners:
+                    learner.restore(tensors, self.step)
+        self.log = RunLog(self.folder / LOG, resume_step=self.step)
+
+    def go(self, store: TokenStore, checkpoint_seconds: float, trackers: Sequence[Tracker]) -> None:
+        """Train to the end and write the artifact."""
+        with Tracking(trackers, self.log, self.out, self.identity) as tracking:
+            with matmul.scope(self.policy):
+                self.run(checkpoint_seconds)
+            tracking.summary = self.finish(store)
 
     def run(self, checkpoint_seconds: float) -> None:
         """Go to the last step; save now and then, and when interrupted."""
@@ -141,8 +187,8 @@ class _Training:
             batches = iter(self.source)
             while self.step < n_steps:
                 batch = next(batches)
-                for learner in self.learners:
-                    learner.step(batch, self.source)
+                for part in self.parts:
+                    part.step(batch)
                 self.step += 1
                 now = time.monotonic()
                 self.seconds = before + now - started
@@ -157,62 +203,53 @@ class _Training:
                     self._save()
                     saved = now
 
-    def finish(self, out: Path, store: TokenStore) -> None:
-        """Write the artifact and remove the checkpoints."""
-        config, scale = self.config, self.source.scale
-        inputs = {"model": self.model.hash, "tokens": store.hash}
+    def finish(self, store: TokenStore) -> Json:
+        """Write the artifact, remove the checkpoints, and return the summary."""
         summary: Json = {
             "dictionaries": self.last,
-            "input_scale": scale,
-            "n_steps": config.n_steps,
-            "n_tokens": config.n_steps * config.batch_size,
+            "n_steps": self.config.n_steps,
+            "n_tokens": self.config.n_steps * self.config.batch_size,
             "epochs": self.source.epoch,
-            "dead_tokens": config.dead_tokens,
+            "dead_tokens": self.config.dead_tokens,
             "seconds": round(self.seconds, 1),
-            "tokens_at": whereabouts(store.path, out),
         }
-        record = {**self.identity, "machine": self._machine()}
-        with artifact.writing(
-            out, kind=KIND, config=record, inputs=inputs, seed=config.seed, summary=summary
-        ) as folder:
-            for learner in self.learners:
-                learner.dictionary.folded(scale).save(
-                    folder / learner.name,
-                    site=self.model.check_site(config.site).name,
-                    target=self.model.check_site(config.target).name if config.target else "",
-                    model=f"{self.model.name} {self.model.hash}",
-                    tokens=store.hash,
-                    metrics=self.last[learner.name],
-                    inputs=inputs,
-                )
-            shutil.copyfile(self.folder / LOG, folder / LOG)
+        log, computer = read_log(self.log.path), machine(self.policy, self.device.type)
+        record = {**self.identity, "machine": computer}
+        if "sites" not in self.identity:
+            self.parts[0].write(self.out, self.out, store, record, summary, log)
+        else:
+            self._write_suite(store, record, summary, log)
         shutil.rmtree(self.folder)
+        return summary
 
-    def _learner(self, name: str, index: int, source: ActivationSource) -> Learner:
-        config = self.config.dictionaries[index].with_widths(source.d_in, source.d_out)
-        dictionary = architecture(config.architecture)(config).to(self.model.device)
-        return Learner(
-            name,
-            dictionary,
-            self.config.optim.of(index),
-            n_steps=self.config.n_steps,
-            dead_tokens=self.config.dead_tokens,
-        )
+    def _write_suite(self, store: TokenStore, record: Json, summary: Json, log: list[Json]) -> None:
+        inputs = {"model": self.identity["model"], "tokens": store.hash}
+        with artifact.writing(
+            self.out,
+            kind=suites.KIND,
+            config=record,
+            inputs=inputs,
+            seed=self.config.seed,
+            summary=summary,
+        ) as folder:
+            for part in self.parts:
+                own = {k: v for k, v in record.items() if k != "sites"}
+                own["train"] = to_json(part.config)
+                part.write(folder / part.site, self.out / part.site, store, own, summary, log)
+            write_json(folder / suites.INDEX, suites.index(self.parts, self.last))
 
-    def _begin(self, source: ActivationSource) -> ScaledSource:
+    def _begin(self) -> None:
         started = time.monotonic()
         with matmul.scope(self.policy):
-            sample = source.sample(min(SAMPLE_ROWS, self.config.n_steps * self.config.batch_size))
-            scaled = ScaledSource(source, scale_of(sample.x))
-            sample = scaled.scaled(sample)
-            for learner in self.learners:
-                learner.dictionary.initialise_(sample.x, sample.target)
+            n = min(SAMPLE_ROWS, self.config.n_steps * self.config.batch_size)
+            sample = self.source.sample(n)
+            for part in self.parts:
+                part.begin(sample)
         self.seconds = time.monotonic() - started  # of which most is capturing what is learnt first
-        return scaled
 
     def _note(self, batch: Batch, bar: Bar) -> None:
         """Write one line of the log: the only place where values are asked of the device."""
-        self.last = {learner.name: learner.observe(batch) for learner in self.learners}
+        self.last = {k: v for part in self.parts for k, v in part.observe(batch).items()}
         self.log.write(
             step=self.step,
             tokens=self.step * self.config.batch_size,
@@ -220,85 +257,31 @@ class _Training:
             seconds=round(self.seconds, 2),
             **self.last,
         )
-        shown = {"loss": "loss", "l0": "L0", "n_dead": "dead"}
-        values = {
-            f"{name} {label}": float(self.last[name][key])
-            for name in self.last
-            for key, label in shown.items()
-        }
-        bar.advance(1, **values)
+        bar.advance(1, **_shown(self.last))
 
     def _save(self) -> None:
-        tensors = {k: v for learner in self.learners for k, v in learner.tensors().items()}
+        tensors = {
+            k: v for part in self.parts for own in part.learners for k, v in own.tensors().items()
+        }
         state = {
             "identity": self.identity,
-            "machine": self._machine(),
+            "machine": machine(self.policy, self.device.type),
             "step": self.step,
             "seconds": self.seconds,
-            "scale": self.source.scale,
+            "scales": [part.source.scale for part in self.parts],
             "source": self.source.state_dict(),
             "last": self.last,
         }
         save_checkpoint(self.folder, tensors, state)
 
-    def _machine(self) -> Json:
-        """Return what bit-equality depends on."""
-        threads = torch.get_num_threads()
-        return {
-            "matmul": self.policy,
-            "device": self.model.device.type,
-            "threads": threads,
-            "torch": torch.__version__,
-        }
 
-    def _check_resumable(self, state: Json) -> None:
-        where = f"`{self.folder}` holds an interrupted run"
-        for name, value in self.identity.items():
-            if state["identity"][name] != value:
-                raise ResumeError(
-                    f"{where} with {_difference(name, state['identity'][name], value)}. Go on with its "
-                    "own settings and inputs, or pass `--fresh` to throw it away."
-                )
-        policy = self.config.matmul
-        recorded = state["machine"]
-        self.policy = matmul.check(recorded["matmul"])
-        if policy not in ("auto", self.policy):
-            raise ResumeError(f"{where} with matmul `{self.policy}`, not `{policy}`. Use the same.")
-        for name, value in self._machine().items():
-            if recorded[name] != value:
-                raise ResumeError(
-                    f"{where} made with {name} {recorded[name]}; here it is {value}, so it would not go "
-                    f"on bit for bit. Use the same {name}, or pass `--fresh` to start again."
-                )
-
-
-def _check_same(out: Path, identity: Json) -> None:
-    found = artifact.read(out, KIND).config
-    for name, value in identity.items():
-        if found[name] != value:
-            raise ArtifactKindError(
-                f"`{out}` holds a finished run with {_difference(name, found[name], value)}. Choose "
-                "another `--out`, or pass `--fresh` to replace it."
-            )
-
-
-def _difference(name: str, there: object, here: object) -> str:
-    """Say in words how two values of one part of a run's identity differ."""
-    if not isinstance(there, dict) or not isinstance(here, dict):
-        return f"another {name} ({there}, not {here})"
-    before, now = _settings("", there), _settings("", here)
-    if before.keys() != now.keys():
-        fields = [k for k in here if there.get(k) != here[k]]
-        return ", ".join(f"another `{k}`" for k in fields)
-    return ", ".join(f"`{k}` {before[k]} instead of {now[k]}" for k in now if before[k] != now[k])
-
-
-def _settings(path: str, value: object) -> dict[str, object]:
-    """Return the single settings in `value` by path, such as `dictionaries[0].k`."""
-    if isinstance(value, dict):
-        inner = [(f"{path}.{k}".removeprefix("."), v) for k, v in cast(Json, value).items()]
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        inner = [(f"{path}[{i}]", v) for i, v in enumerate(cast(list[object], value))]
-    else:
-        return {path: value}
-    return {k: v for path, each in inner for k, v in _settings(path, each).items()}
+def _shown(last: dict[str, Json]) -> dict[str, float]:
+    """Return what the progress bar shows: each dictionary's numbers, or the range of many."""
+    if len(last) > 3:
+        fvus = [float(each["fvu"]) for each in last.values()]
+        dead = sum(float(each["n_dead"]) for each in last.values())
+        return {"fvu from": min(fvus), "to": max(fvus), "dead": dead}
+    shown = {"loss": "loss", "l0": "L0", "n_dead": "dead"}
+    return {
+        f"{name} {label}": float(last[name][key]) for name in last for key, label in shown.items()
+    }

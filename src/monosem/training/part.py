@@ -1,0 +1,122 @@
+"""Part: the dictionaries that are trained at one site, with its scale; a run has one, a suite several."""
+
+from pathlib import Path
+
+import torch
+
+from monosem.activations.capture import CaptureSource
+from monosem.activations.scale import ScaledSource, scale_of
+from monosem.activations.source import Batch
+from monosem.core import artifact
+from monosem.core.config import Json
+from monosem.core.whereabouts import whereabouts
+from monosem.dictionaries.base import architecture
+from monosem.models.language_model import LanguageModel
+from monosem.runtime.runlog import RunLog
+from monosem.text.tokens import TokenStore
+from monosem.training.learner import Learner
+from monosem.training.run import KIND, LOG
+from monosem.training.settings import TrainConfig
+
+
+class Part:
+    """What is learnt at `config.site`, which has all of the source's `x` or one site's columns of it."""
+
+    def __init__(
+        self, config: TrainConfig, model: LanguageModel, source: CaptureSource, *, of_several: bool
+    ) -> None:
+        self.config, self._model, self._all = config, model, source
+        self.site = str(model.check_site(config.site))
+        self._columns = source.columns[self.site] if of_several else None
+        self._prefix = f"{self.site}/" if of_several else ""
+        # made with its true scale once that is known
+        self.source = ScaledSource(source, 1.0, self._columns)
+        self.learners = [self._learner(i, name) for i, name in enumerate(config.names)]
+
+    def set_scale(self, scale: float) -> None:
+        """Divide activations by `scale` from now on."""
+        self.source = ScaledSource(self._all, scale, self._columns)
+
+    def begin(self, sample: Batch) -> None:
+        """Measure the scale on a sample of the unscaled source, and give it to all initial weights."""
+        x = sample.x if self._columns is None else sample.x[:, self._columns].contiguous()
+        self.set_scale(scale_of(x))
+        scaled = self.source.scaled(sample)
+        for learner in self.learners:
+            learner.dictionary.initialise_(scaled.x, scaled.target)
+
+    def step(self, batch: Batch) -> None:
+        """Learn from a batch of the unscaled source."""
+        mine = self.source.scaled(batch)
+        for learner in self.learners:
+            learner.step(mine, self.source)
+
+    def observe(self, batch: Batch) -> Json:
+        """Return what each dictionary measures on a batch of the unscaled source."""
+        mine = self.source.scaled(batch)
+        return {learner.name: learner.observe(mine) for learner in self.learners}
+
+    def own(self, values: Json) -> Json:
+        """Return the entries of its dictionaries, under their short names, and what is no dictionary's."""
+        names = {learner.name: learner.name.removeprefix(self._prefix) for learner in self.learners}
+        shared = {k: v for k, v in values.items() if not isinstance(v, dict)}
+        return shared | {short: values[name] for name, short in names.items() if name in values}
+
+    def write(
+        self,
+        path: Path,
+        final: Path,
+        store: TokenStore,
+        record: Json,
+        summary: Json,
+        log: list[Json],
+    ) -> None:
+        """Write its training run at `path`, which will be read at `final`."""
+        config, scale = self.config, self.source.scale
+        inputs = {"model": self._model.hash, "tokens": store.hash}
+        own: Json = {
+            **summary,
+            "dictionaries": self.own(summary["dictionaries"]),
+            "input_scale": scale,
+            "tokens_at": whereabouts(store.path, final),
+        }
+        with artifact.writing(
+            path, kind=KIND, config=record, inputs=inputs, seed=config.seed, summary=own
+        ) as folder:
+            for name, learner in zip(config.names, self.learners, strict=True):
+                learner.dictionary.folded(scale).save(
+                    folder / name,
+                    site=self.site,
+                    target=str(self._model.check_site(config.target)) if config.target else "",
+                    model=f"{self._model.name} {self._model.hash}",
+                    tokens=store.hash,
+                    metrics=own["dictionaries"][name],
+                    inputs=inputs,
+                )
+            lines = RunLog(folder / LOG)
+            for line in log:
+                lines.write(**self.own(line))
+
+    def _learner(self, index: int, name: str) -> Learner:
+        config = self.config.dictionaries[index]
+        config = config.with_widths(self.source.d_in, self.source.d_out)
+        dictionary = architecture(config.architecture)(config).to(self._model.device)
+        return Learner(
+            f"{self._prefix}{name}",
+            dictionary,
+            self.config.optim.of(index),
+            n_steps=self.config.n_steps,
+            dead_tokens=self.config.dead_tokens,
+        )
+
+
+def needed_bytes(source: CaptureSource, config: TrainConfig, widths: list[int]) -> int:
+    """Return the memory that training `config` at sites of these widths takes, the model apart.
+
+    Activations of a block, weights with gradients and Adam's two moments, and a block of latents.
+    """
+    weights = sum(
+        d.n_latents * (2 * width + 1) + width for d in config.dictionaries for width in widths
+    )
+    block = config.batch_size * max(d.n_latents for d in config.dictionaries)
+    return source.block_bytes + 4 * torch.float32.itemsize * weights + 4 * block

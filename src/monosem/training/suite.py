@@ -1,0 +1,72 @@
+"""Suite: the artifact of dictionaries trained at several sites in one pass of the language model.
+
+OUT/config.json      configuration and sites
+OUT/index.json       site -> folders of its dictionaries, with configuration and last metrics
+OUT/SITE/            the training run of each site, as `train` leaves it
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from monosem.core import artifact
+from monosem.core.config import Json, to_json
+from monosem.core.errors import unknown_name
+from monosem.rendering.card import card
+from monosem.training.part import Part
+from monosem.training.run import TrainingRun
+
+KIND = "suite"
+INDEX = "index.json"
+
+
+class Suite:
+    """A finished suite; `suite["blocks.0.hook_mlp_out"]` is the training run at that site."""
+
+    def __init__(self, found: artifact.Artifact) -> None:
+        """Read which sites there are; runs are read when they are asked for."""
+        self.path: Path = found.path
+        self.hash: str = found.hash
+        self.sites: tuple[str, ...] = tuple(found.config["sites"])
+        self.summary: Json = found.summary
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Suite":
+        """Return the suite at `path`, its files checked."""
+        return cls(artifact.read(Path(path), KIND))
+
+    def folder(self, site: str) -> Path:
+        """Return the folder of the run at `site`, which other verbs take."""
+        if site not in self.sites:
+            raise unknown_name(f"site of `{self.path}`", site, self.sites)
+        return self.path / site
+
+    def __getitem__(self, site: str) -> TrainingRun:
+        return TrainingRun.open(self.folder(site))
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the sites, in forward order."""
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        """Return the number of sites."""
+        return len(self.sites)
+
+    def _repr_html_(self) -> str:
+        names = [name.rpartition("/") for name in self.summary["dictionaries"]]
+        rows = [(site, ", ".join(n for s, _, n in names if s == site)) for site in self.sites]
+        return card("Suite", rows)
+
+
+def index(parts: list[Part], last: Json) -> Json:
+    """Return what `index.json` says: for each site its dictionaries, where they lie and how they measured."""
+    return {
+        part.site: {
+            name: {
+                "folder": f"{part.site}/{name}",
+                "config": to_json(learner.dictionary.config),
+                "metrics": last[learner.name],
+            }
+            for name, learner in zip(part.config.names, part.learners, strict=True)
+        }
+        for part in parts
+    }
