@@ -34,7 +34,8 @@ import torch
 from peers import AbsentError
 from quality_cells import Cells, Json, LateError, best_multiple, matching_coefficient, row, verdict
 from quality_data import SETS, Data, cache, given
-from quality_libraries import LIBRARIES, OURS, Job
+from quality_job import Job
+from quality_libraries import LIBRARIES, OURS
 from quality_measures import check
 
 from monosem.dictionaries.base import architectures

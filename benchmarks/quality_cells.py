@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from quality_data import Data
-from quality_libraries import OURS, Job, train
+from quality_job import Job
+from quality_libraries import OURS, train
 from quality_measures import measure, stability
 from scipy.stats import t as student
 
@@ -104,16 +105,20 @@ class Cells:
 def best_multiple(cells: Cells, data: Data, library: str, job: Job) -> float:
     """The learning rate with the lowest fvu on the rows to choose by, in multiples of the default.
 
+    An l0 that is not near `job.k` counts before any fvu.
+
     A third of the default, it, and three times it; then on, while the best is at the edge, up to five;
     then half a step to either side.
     """
-    tried: dict[float, float] = {}
+    tried: dict[float, tuple[float, float]] = {}
 
     def at(power: float) -> None:
         if power not in tried:
             each = dataclasses.replace(job, multiple=round(FACTOR**power, 6))
-            value = cells.cell(data, library, each)["fvu_choose"]
-            tried[power] = value if math.isfinite(value) else math.inf
+            found = cells.cell(data, library, each)
+            value = found["fvu_choose"]
+            off = abs(math.log(max(found["l0"], 1e-3) / job.k)) // math.log(1 + NEAR)
+            tried[power] = off, value if math.isfinite(value) else math.inf
 
     for power in (-1.0, 0.0, 1.0):
         at(power)
@@ -125,7 +130,7 @@ def best_multiple(cells: Cells, data: Data, library: str, job: Job) -> float:
     return round(FACTOR ** _best(tried), 6)
 
 
-def _best(tried: dict[float, float]) -> float:
+def _best(tried: dict[float, tuple[float, float]]) -> float:
     return min(tried, key=lambda power: tried[power])
 
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import torch
 from quality_data import Data
-from quality_libraries import Coder
+from quality_job import Coder
 from torch import Tensor
 
 from monosem.dictionaries.latents import RaggedLatents, ragged_from_dense
