@@ -45,7 +45,7 @@ PASS_TOKENS = 8192
 class CaptureSource:
     """Activations of `model` at `read`, paired with those at `write` for a transcoder.
 
-    Several sites to read stand side by side in `x`, `columns` says where.
+    Several sites stand side by side, `columns` says where in `x`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class CaptureSource:
         model: LanguageModel,
         store: TokenStore,
         read: str | Sequence[str],
-        write: str | None = None,
+        write: str | Sequence[str] | None = None,
         *,
         batch_size: int = 4096,
         buffer_tokens: int = 2**18,
@@ -68,9 +68,8 @@ class CaptureSource:
         """
         check_fit(model, store)
         check_batch_size(batch_size)
-        reads = (read,) if isinstance(read, str) else read
-        self._reads = tuple(dict.fromkeys(str(model.check_site(site)) for site in reads))
-        self._writes = self._reads if write is None else (str(model.check_site(write)),)
+        self._reads = _checked(model, read)
+        self._writes = self._reads if write is None else _checked(model, write)
         self.batch_size = batch_size
         self.d_in = sum(model.width(site) for site in self._reads)
         self.d_out = sum(model.width(site) for site in self._writes)
@@ -99,6 +98,14 @@ class CaptureSource:
             site: slice(start, end)
             for site, start, end in zip(self._reads, starts, ends, strict=True)
         }
+
+    @property
+    def widths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Widths of the sites in `x`, and of those in `target`."""
+        reads, writes = (
+            [self._model.width(s) for s in side] for side in (self._reads, self._writes)
+        )
+        return tuple(reads), tuple(writes)
 
     @property
     def block_bytes(self) -> int:
@@ -244,6 +251,12 @@ class CaptureSource:
             "n_contexts": len(self._contexts),
             "seed": self._seed,
         }
+
+
+def _checked(model: LanguageModel, sites: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the sites' full names, each once."""
+    several = (sites,) if isinstance(sites, str) else sites
+    return tuple(dict.fromkeys(str(model.check_site(site)) for site in several))
 
 
 class _Block:

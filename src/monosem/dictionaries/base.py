@@ -39,7 +39,9 @@ from monosem.dictionaries.latents import RaggedLatents as RaggedLatents
 from monosem.dictionaries.latents import SparseLatents as SparseLatents
 from monosem.dictionaries.state import SampleSource as SampleSource
 from monosem.dictionaries.state import TrainState as TrainState
+from monosem.dictionaries.wiring import Wiring, per_column
 from monosem.kernels import dispatch
+from monosem.kernels.dense import product
 from monosem.kernels.pattern import even
 from monosem.rendering.card import card
 
@@ -61,6 +63,10 @@ class Conventions:
     """Whether latents are chosen by activation times norm of their decoder row."""
     folded: bool = False
     """Whether it reads raw activations with unit-norm decoder rows."""
+    input_scales: tuple[float, ...] = ()
+    """What each site that is read was divided by, where that is not `input_scale`."""
+    output_scales: tuple[float, ...] = ()
+    """What each site that is written was divided by, where that is not `input_scale`."""
 
 
 class Dictionary(nn.Module, abc.ABC, Generic[C]):
@@ -96,8 +102,10 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
             )
         self.config: C = config.with_widths(config.d_in, config.d_out or config.d_in)
         # a centre of another space than the input's cannot be subtracted from it
-        same_width = self.config.d_in == self.config.d_out
-        self.conventions = Conventions(loss_scale=self.loss_scale, subtract_b_dec=same_width)
+        same = self.writes_what_it_reads
+        self.conventions = Conventions(loss_scale=self.loss_scale, subtract_b_dec=same)
+        if self.config.wiring.skip:
+            self.W_skip = nn.Parameter(torch.zeros(self.config.d_in, self.config.d_out))
         self.origin = saving.Origin()
         self.firing: Int64[Tensor, " n_latents"] = torch.zeros(
             self.config.n_latents, dtype=torch.int64
@@ -120,9 +128,47 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
         return self.config.n_latents
 
     @property
+    def wiring(self) -> Wiring:
+        """Which sites it reads and writes."""
+        return self.config.wiring
+
+    @property
+    def writes_what_it_reads(self) -> bool:
+        """Whether input and output are the same space."""
+        return self.wiring.autoencodes and self.config.d_in == self.config.d_out
+
+    @property
     def site(self) -> str:
-        """Site it was trained to read, or an empty string."""
+        """Site it was trained to read, or an empty string; several are joined by a comma and a space."""
         return self.origin.site
+
+    @property
+    def sites_in(self) -> tuple[str, ...]:
+        """The sites it reads, in the order of its columns."""
+        return tuple(self.origin.site.split(", ")) if self.origin.site else ()
+
+    @property
+    def sites_out(self) -> tuple[str, ...]:
+        """The sites it writes, in the order of its columns."""
+        return tuple(self.origin.target.split(", ")) if self.origin.target else self.sites_in
+
+    def rows_by_site(self) -> tuple[Float[Tensor, "n_latents d_site"], ...]:
+        """The decoder rows of each site that it writes."""
+        return tuple(self.W_dec[:, columns] for columns in self.wiring.columns_out(self.d_out))
+
+    def site_shares(self) -> Float[Tensor, "n_latents n_sites"]:
+        """Norm of each latent's decoder row at each site, over the sum of them.
+
+        In units of the sites' scales, so that a loud site does not count for more. For two sites it is
+        what model diffing looks at: near 0 or 1 for latents of one of them, near 1/2 for shared ones.
+        """
+        scales = self.conventions.output_scales or (1.0,) * len(self.rows_by_site())
+        norms = [
+            torch.linalg.vector_norm(rows, dim=1) / scale
+            for rows, scale in zip(self.rows_by_site(), scales, strict=True)
+        ]
+        found = torch.stack(norms, 1)
+        return found / found.sum(1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
 
     @property
     def centre(self) -> Float[Tensor, " d_in"]:
@@ -161,8 +207,43 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
         return torch.bincount(self.encode_sparse(x).active(), minlength=self.n_latents)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """Reconstruction of `x`."""
-        return self.decode(self.encode(x))
+        """Reconstruction of `x`, or of its target."""
+        return self.reconstruct(x, self.encode(x))
+
+    def reconstruct(
+        self, x: Float[Tensor, "*batch d_in"], latents: AnyLatents
+    ) -> Float[Tensor, "*batch d_out"]:
+        """What it makes of `x`, whose latents are at hand: `decode`, and the skip where there is one."""
+        decoded = self.decode(latents)
+        return decoded + x @ self.W_skip if self.wiring.skip else decoded
+
+    def terms(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        target: Float[Tensor, "batch d_out"],
+        state: TrainState,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """`loss_terms` on what the skip leaves of the target; on the target, where there is none."""
+        left = target - product(x, self.W_skip).to(x.dtype) if self.wiring.skip else target
+        return self.loss_terms(x, left, state)
+
+    def restrict_gradients_(self) -> None:
+        """Zero gradients of weights that the wiring does not have; before `before_step_`."""
+        if self.wiring.kind == "clt" and self.W_enc.grad is not None:
+            assert self.W_dec.grad is not None, "both are of one loss"
+            self.wiring.restrict_(self.W_enc.grad, self.W_dec.grad)
+
+    def restrict_(self) -> None:
+        """Zero weights that the wiring does not have, and give the others the norms of the whole."""
+        if self.wiring.kind != "clt":
+            return
+        with torch.no_grad():
+            before = torch.linalg.vector_norm(self.W_enc, dim=0)
+            rows = torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True)
+            self.wiring.restrict_(self.W_enc, self.W_dec)
+            self.W_enc.mul_(before / torch.linalg.vector_norm(self.W_enc, dim=0).clamp_min(1e-12))
+            left = torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True)
+            self.W_dec.mul_(rows / left.clamp_min(1e-12))
 
     def initialise_(
         self, x: Float[Tensor, "sample d_in"], target: Float[Tensor, "sample d_out"]
@@ -183,18 +264,47 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
     ) -> None:
         """Give dead latents a new start, if one is due."""
 
-    def folded(self: S, input_scale: float) -> S:
-        """A copy for raw activations: on `scale * x` it gives `scale` times what this gives on `x`."""
-        if not input_scale > 0:
-            raise ConfigError(
-                f"`input_scale` must be positive, got {input_scale}. Measure it again."
-            )
+    def folded(
+        self: S,
+        input_scale: float | tuple[float, ...],
+        output_scale: float | tuple[float, ...] | None = None,
+    ) -> S:
+        """A copy for raw activations: on `scale * x` it gives `scale` times what this gives on `x`.
+
+        Several sites have a scale each, and so may input and output have; then latents are multiplied by
+        the root mean square of the output's scales, which changes none of their order. Decoder rows of
+        one site are unit vectors; those of several are, once each site is divided by its scale.
+        """
+        ins = _each(input_scale)
+        outs = ins if output_scale is None else _each(output_scale)
+        for scale in (*ins, *outs):
+            if not 0 < scale < float("inf"):
+                raise ConfigError(f"`input_scale` must be positive, got {scale}. Measure it again.")
+        whole = outs[0] if len(set(outs)) == 1 else (sum(s * s for s in outs) / len(outs)) ** 0.5
         new = copy.deepcopy(self)
         with torch.no_grad():
-            new.fold_(input_scale)
-        scale = self.conventions.input_scale * input_scale
-        new.conventions = dataclasses.replace(self.conventions, input_scale=scale, folded=True)
+            new.fold_(whole)
+            if set(ins) | set(outs) != {whole}:
+                new.stretch_(tuple(s / whole for s in ins), tuple(s / whole for s in outs))
+        new.conventions = dataclasses.replace(
+            self.conventions,
+            input_scale=self.conventions.input_scale * whole,
+            folded=True,
+            input_scales=ins if len(ins) > 1 or outs != ins else (),
+            output_scales=outs if len(outs) > 1 or outs != ins else (),
+        )
         return new
+
+    def stretch_(self, inputs: tuple[float, ...], outputs: tuple[float, ...]) -> None:
+        """Read and write each site's columns times its factor, with the same latents as before."""
+        device = self.W_dec.device
+        of_in = per_column(inputs, self.wiring.columns_in(self.d_in)).to(device)
+        of_out = per_column(outputs, self.wiring.columns_out(self.d_out)).to(device)
+        self.W_enc.div_(of_in[:, None])
+        self.W_dec.mul_(of_out)
+        self.b_dec.mul_(of_out)
+        if self.wiring.skip:
+            self.W_skip.mul_(of_out).div_(of_in[:, None])
 
     def fold_(self, input_scale: float) -> None:
         """Scale the biases, and move the norm of each decoder row into its latent."""
@@ -251,6 +361,10 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
     def extra_repr(self) -> str:
         """What `print` shows of it."""
         return ", ".join(f"{name}: {value}" for name, value in self.summary())
+
+
+def _each(scale: float | tuple[float, ...]) -> tuple[float, ...]:
+    return scale if isinstance(scale, tuple) else (scale,)
 
 
 _ARCHITECTURES: dict[str, type[Dictionary[Any]]] = {}

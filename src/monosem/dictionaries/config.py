@@ -1,11 +1,12 @@
 """What every dictionary is configured by, and the register that finds a configuration by name."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 from monosem.core.config import Json
 from monosem.core.errors import ConfigError, ShapeMismatchError, unknown_name
+from monosem.dictionaries.wiring import Wiring
 
 S = TypeVar("S", bound="DictionaryConfig")  # beartype does not take `Self` in decorated methods
 
@@ -25,12 +26,15 @@ class DictionaryConfig:
     """Number of latents."""
     seed: int = 0
     """Seed of the initial weights."""
+    wiring: Wiring = field(default_factory=Wiring)
+    """Which sites the columns belong to, if not to one site; filled in by the trainer."""
 
     def __post_init__(self) -> None:
         """Refuse widths that cannot be."""
         at_least("d_in", self.d_in, 0)
         at_least("d_out", self.d_out, 0)
         at_least("n_latents", self.n_latents, self.fewest_latents)
+        self.wiring.check(self.d_in, self.d_out, self.n_latents)
 
     def with_widths(self: S, d_in: int, d_out: int) -> S:
         """The same configuration for a site of these widths; widths already set must agree."""

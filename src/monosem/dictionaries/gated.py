@@ -99,8 +99,8 @@ class Gated(UnitNorm[GatedConfig], name="gated", config=GatedConfig):
             return
         with torch.no_grad():
             centred = x - self.centre, target - self.b_dec
-            weights = self.W_enc, self.W_dec, self.config.l0
-            start = sparse_start(*centred, *weights, subtract=True)
+            weights, same = (self.W_enc, self.W_dec, self.config.l0), self.writes_what_it_reads
+            start = sparse_start(*centred, *weights, subtract=True, same=same)
             self.W_enc.copy_(start.scale * start.columns)
             self.b_enc.fill_(-start.scale * start.bound)
             self.b_mag.fill_(-start.scale * start.bound)

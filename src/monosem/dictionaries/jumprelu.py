@@ -162,7 +162,8 @@ class JumpReLU(UnitNorm[JumpReLUConfig], name="jumprelu", config=JumpReLUConfig)
             if self.config.threshold is None:
                 centred = x - self.centre, target - self.b_dec
                 weights = self.W_enc, self.W_dec, self.config.l0
-                start = sparse_start(*centred, *weights, subtract=False)
+                same = self.writes_what_it_reads
+                start = sparse_start(*centred, *weights, subtract=False, same=same)
                 self.W_enc.copy_(start.scale * start.columns)
                 threshold = (start.scale * start.bound).clamp_min(LEAST_THRESHOLD)
                 self.log_threshold.fill_(threshold.log())

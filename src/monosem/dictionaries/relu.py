@@ -116,8 +116,8 @@ class ReLU(UnitNorm[ReLUConfig], name="relu", config=ReLUConfig):
             return
         with torch.no_grad():
             centred = x - self.centre, target - self.b_dec
-            weights = self.W_enc, self.W_dec, self.config.l0
-            start = sparse_start(*centred, *weights, subtract=True)
+            weights, same = (self.W_enc, self.W_dec, self.config.l0), self.writes_what_it_reads
+            start = sparse_start(*centred, *weights, subtract=True, same=same)
             self.W_enc.copy_(start.scale * start.columns)
             self.b_enc.fill_(-start.scale * start.bound)
 
@@ -142,6 +142,7 @@ class ReLU(UnitNorm[ReLUConfig], name="relu", config=ReLUConfig):
         drawn = draw(losses, len(dead), state.generator)
         new_x, new_target = sample.x[drawn].float(), sample.target[drawn].float()
         rebirth_(self.W_enc, self.b_enc, self.W_dec, dead, new_x, new_target, ENCODER_SHARE)
+        self.restrict_()
         for parameter, dim in ((self.W_enc, 1), (self.b_enc, 0), (self.W_dec, 0)):
             forget_(optimizer, parameter, dim, dead)
 

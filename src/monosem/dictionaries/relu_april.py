@@ -106,6 +106,7 @@ class ReLUApril(Dictionary[ReLUAprilConfig], name="relu_april", config=ReLUApril
             self.b_dec.copy_(geometric_median(target))
             middle = geometric_median(x)
             weights = self.W_enc, self.W_dec, self.config.l0
-            start = sparse_start(x - middle, target - self.b_dec, *weights, subtract=True)
+            centred, same = (x - middle, target - self.b_dec), self.writes_what_it_reads
+            start = sparse_start(*centred, *weights, subtract=True, same=same)
             self.W_enc.copy_(start.scale * start.columns)
             self.b_enc.copy_(-start.scale * start.bound - middle @ self.W_enc)

@@ -44,14 +44,14 @@ def sparse_start(
     l0: float,
     *,
     subtract: bool,
+    same: bool,
 ) -> Start:
     """Columns, bound and scale with which `l0` latents of each centred row of `x` are active.
 
     Rows of `W_dec` are unit vectors. `subtract` says whether a latent is what its entry has above the
-    bound, or the whole entry.
+    bound, or the whole entry; `same`, whether what is written is what is read.
     """
     x, target = x[:SAMPLED_ROWS], target[:SAMPLED_ROWS]
-    same = len(W_enc) == W_dec.shape[1]
     columns = W_dec.t() if same else functional.normalize(W_enc, dim=0)
     pre = x @ columns
     n = min(max(1, round(l0 * len(x))), pre.numel())

@@ -32,6 +32,15 @@ from monosem.kernels.dense import count_products_above_zero, product
 class TiedConfig(PenaltyConfig):
     """The tied dictionary has no knobs but those of its penalty."""
 
+    def __post_init__(self) -> None:
+        """Refuse sites whose scales could not be folded into one matrix."""
+        super().__post_init__()
+        if self.wiring.kind != "sae":
+            raise ConfigError(
+                f"A tied dictionary reads and writes one site with one matrix; it cannot be wired as a "
+                f"`{self.wiring.kind}`. Choose `relu`."
+            )
+
     @override
     def with_widths(self, d_in: int, d_out: int) -> "TiedConfig":
         """The same configuration for a site of this width."""
@@ -102,7 +111,7 @@ class Tied(UnitNorm[TiedConfig], name="tied", config=TiedConfig):
         if self.config.l1 is None:
             middle = geometric_median(x)
             centred, weights = x - middle, (self.W_enc, self.W_dec, self.config.l0)
-            start = sparse_start(centred, centred, *weights, subtract=True)
+            start = sparse_start(centred, centred, *weights, subtract=True, same=True)
             with torch.no_grad():
                 self.b_enc.copy_(-start.bound - middle @ self.W_enc)
 

@@ -64,9 +64,10 @@ class Learner:
         dictionary.schedule_(state)
         self.optimizer.zero_grad(set_to_none=True)
         with workspace.scope(self._workspace):
-            terms = dictionary.loss_terms(batch.x, batch.target, state)
+            terms = dictionary.terms(batch.x, batch.target, state)
             torch.stack(list(terms.values())).sum().backward()
         self._workspace.deliver_()
+        dictionary.restrict_gradients_()
         dictionary.before_step_()
         step_clipped(self.optimizer, self._optim.clip)
         dictionary.after_step_()
