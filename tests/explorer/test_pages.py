@@ -167,3 +167,12 @@ def test_every_metric_is_explained_and_void_ones_say_so(metrics) -> None:
     assert "not applicable" in html
     assert "94.0 %" in html
     assert "20.1" in language_model_table({"loss": 3.0})
+
+
+def test_a_report_of_several_dictionaries_draws_them_against_sparsity(databases, metrics) -> None:
+    assert "Against sparsity" not in report(databases, metrics, chosen=1, random=1)
+    several = {f"topk-k{k}": {**metrics["topk"], "l0": float(k), "fvu": 1 / k} for k in (4, 8, 16)}
+    html = report(databases, {**metrics, **several}, chosen=1, random=1)
+    assert html.count("<polyline") == 1, "loss recovered against the mean is not known here"
+    assert "Against sparsity" in html
+    assert "topk-k8: L0 8, FVU, lower is better 0.125" in html

@@ -15,6 +15,7 @@ from monosem.explorer.evidence import PLAIN, POOL, Evidence, choose, draw, remar
 from monosem.explorer.metrics import Metrics, language_model_table, metrics_table
 from monosem.explorer.origin import origin_table
 from monosem.explorer.summary import summarise
+from monosem.explorer.sweep import pareto_plots
 from monosem.explorer.view import feature_view
 from monosem.features.database import FeatureDatabase
 from monosem.features.feature import Feature
@@ -88,6 +89,7 @@ def report(
         summaries=summaries,
         origins=origin_table({s.name: s.origin for s in summaries}),
         metrics=metrics_table(metrics) if metrics else None,
+        plots=pareto_plots(metrics),
         language_model=language_model_table(language_model) if language_model else None,
         best=_panels(database, best, shown),
         drawn=_panels(database, drawn, shown, skip={f.index for f, _ in best}),

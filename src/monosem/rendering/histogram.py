@@ -87,7 +87,7 @@ def _span(low: float, high: float, powers: bool) -> str:
 
 
 def _x_axis(low: float, high: float, powers: bool, x: _Scale, label: str) -> Markup:
-    ticks = _whole(low, high) if powers else _nice(low, high, 6)
+    ticks = _whole(low, high) if powers else nice(low, high, 6)
     base = HEIGHT - _BOTTOM
     marks = Markup("").join(
         Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
@@ -115,7 +115,7 @@ def _y_axis(top: float, log: bool, y: _Scale) -> Markup:
         ticks = [10.0**p for p in range(int(math.log10(top)) + 1)]
         ticks = ticks[:: max(1, len(ticks) // 3)]
     else:
-        ticks = [t for t in _nice(0.0, top, 3) if t > 0]
+        ticks = [t for t in nice(0.0, top, 3) if t > 0]
     return Markup("").join(
         Markup(
             '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" stroke="currentColor" '
@@ -125,7 +125,8 @@ def _y_axis(top: float, log: bool, y: _Scale) -> Markup:
     )
 
 
-def _nice(low: float, high: float, about: int) -> list[float]:
+def nice(low: float, high: float, about: int) -> list[float]:
+    """Return about so many round numbers from `low` to `high`, for an axis."""
     if not high > low:
         return [low]
     raw = (high - low) / about
