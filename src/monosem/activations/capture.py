@@ -108,9 +108,14 @@ class CaptureSource:
         return tuple(reads), tuple(writes)
 
     @property
+    def same(self) -> bool:
+        """Whether the target is what is read."""
+        return self._writes == self._reads
+
+    @property
     def block_bytes(self) -> int:
         """Memory of the activations of one block."""
-        widths = self.d_in + (0 if self._writes == self._reads else self.d_out)
+        widths = self.d_in + (0 if self.same else self.d_out)
         return self._per_block * self._store.context * widths * 4
 
     @property

@@ -1,9 +1,10 @@
-"""Input scale: one number by which activations are divided, so that E‖x‖² = d_in.
+"""Scales: the number by which the activations of each site are divided, so that E‖x‖² = d_in.
 
     scale = sqrt(E‖x‖² / d_in)
 
-Learning rates and sparsity coefficients then mean the same at every site of every model. It is
-measured once on a sample and folded into the dictionary when training ends.
+Learning rates and sparsity coefficients then mean the same at every site of every model, and none of
+several sites is louder than the others. It is measured once on a sample and folded into the dictionary
+when training ends.
 """
 
 from collections.abc import Iterator
@@ -36,13 +37,21 @@ def scale_of(x: Float[Tensor, "n d_in"]) -> float:
 class ScaledSource:
     """The rows of another source, `x` and `target` divided by `scale`; the stream is the other's.
 
-    With `columns` they are those of one of several sites that stand side by side.
+    A scale is a number, or one for each column. A target that is not `x` has its own where
+    `target_scale` is given. With `columns` the rows are those of one of several sites that stand side
+    by side, which is read and written.
     """
 
     def __init__(
-        self, source: ActivationSource, scale: float, columns: slice | None = None
+        self,
+        source: ActivationSource,
+        scale: float | Float[Tensor, " d_in"],
+        columns: slice | None = None,
+        *,
+        target_scale: float | Float[Tensor, " d_out"] | None = None,
     ) -> None:
         self._source, self.scale, self._columns = source, scale, columns
+        self._target_scale = scale if target_scale is None else target_scale
         self.batch_size, self.d_in, self.d_out = source.batch_size, source.d_in, source.d_out
         if columns is not None:
             self.d_in = self.d_out = columns.stop - columns.start
@@ -74,5 +83,5 @@ class ScaledSource:
             x = batch.x[:, self._columns] / self.scale
             return Batch(x, x, batch.rows)
         x = batch.x / self.scale
-        target = x if batch.target is batch.x else batch.target / self.scale
+        target = x if batch.target is batch.x else batch.target / self._target_scale
         return Batch(x, target, batch.rows)

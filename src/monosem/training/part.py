@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from monosem.activations.capture import CaptureSource
 from monosem.activations.scale import ScaledSource, scale_of
@@ -26,24 +27,44 @@ class Part:
         self, config: TrainConfig, model: LanguageModel, source: CaptureSource, *, of_several: bool
     ) -> None:
         self.config, self._model, self._all = config, model, source
-        self.site = str(model.check_site(config.site))
+        self.site = _names(model, config.sites)
         self._columns = source.columns[self.site] if of_several else None
         self._prefix = f"{self.site}/" if of_several else ""
-        # made with its true scale once that is known
-        self.source = ScaledSource(source, 1.0, self._columns)
+        own = source.widths if self._columns is None else ((model.width(self.site),),) * 2
+        self._ins, self._outs = own
+        self._same = source.same or of_several
+        # made with its true scales once they are known
+        self.set_scales([[1.0] * len(side) for side in own])
         self.learners = [self._learner(i, name) for i, name in enumerate(config.names)]
 
-    def set_scale(self, scale: float) -> None:
-        """Divide activations by `scale` from now on."""
-        self.source = ScaledSource(self._all, scale, self._columns)
+    def set_scales(self, scales: list[list[float]]) -> None:
+        """Divide the activations of each site by its scale from now on: of those read, of those written."""
+        self.scales = scales
+        read, written = (
+            self._divisor(*pair) for pair in zip(scales, (self._ins, self._outs), strict=True)
+        )
+        self.source = ScaledSource(self._all, read, self._columns, target_scale=written)
 
     def begin(self, sample: Batch) -> None:
-        """Measure the scale on a sample of the unscaled source, and give it to all initial weights."""
+        """Measure scales on a sample of the unscaled source, and give it to all initial weights."""
         x = sample.x if self._columns is None else sample.x[:, self._columns].contiguous()
-        self.set_scale(scale_of(x))
+        read = [scale_of(part) for part in x.split(list(self._ins), 1)]
+        written = (
+            [scale_of(part) for part in sample.target.split(list(self._outs), 1)]
+            if not self._same
+            else read
+        )
+        self.set_scales([read, written])
         scaled = self.source.scaled(sample)
         for learner in self.learners:
             learner.dictionary.initialise_(scaled.x, scaled.target)
+            learner.dictionary.restrict_()
+
+    def _divisor(self, scales: list[float], widths: tuple[int, ...]) -> float | Tensor:
+        if len(scales) == 1:
+            return scales[0]
+        parts = [torch.full((width,), s) for width, s in zip(widths, scales, strict=True)]
+        return torch.cat(parts).to(self._model.device)
 
     def step(self, batch: Batch) -> None:
         """Learn from a batch of the unscaled source."""
@@ -72,22 +93,24 @@ class Part:
         log: list[Json],
     ) -> None:
         """Write its training run at `path`, which will be read at `final`."""
-        config, scale = self.config, self.source.scale
+        config = self.config
+        ins, outs = (tuple(side) for side in self.scales)
         inputs = {"model": self._model.hash, "tokens": store.hash}
         own: Json = {
             **summary,
             "dictionaries": self.own(summary["dictionaries"]),
-            "input_scale": scale,
+            "input_scale": ins[0] if len(ins) == 1 else list(ins),
+            "output_scale": outs[0] if len(outs) == 1 else list(outs),
             "tokens_at": whereabouts(store.path, final),
         }
         with artifact.writing(
             path, kind=KIND, config=record, inputs=inputs, seed=config.seed, summary=own
         ) as folder:
             for name, learner in zip(config.names, self.learners, strict=True):
-                learner.dictionary.folded(scale).save(
+                learner.dictionary.folded(ins, outs).save(
                     folder / name,
                     site=self.site,
-                    target=str(self._model.check_site(config.target)) if config.target else "",
+                    target=_names(self._model, config.targets),
                     model=f"{self._model.name} {self._model.hash}",
                     tokens=store.hash,
                     metrics=own["dictionaries"][name],
@@ -98,8 +121,7 @@ class Part:
                 lines.write(**self.own(line))
 
     def _learner(self, index: int, name: str) -> Learner:
-        config = self.config.dictionaries[index]
-        config = config.with_widths(self.source.d_in, self.source.d_out)
+        config = self.config.wired(self.config.dictionaries[index], self._ins, self._outs)
         dictionary = architecture(config.architecture)(config).to(self._model.device)
         return Learner(
             f"{self._prefix}{name}",
@@ -108,6 +130,11 @@ class Part:
             n_steps=self.config.n_steps,
             dead_tokens=self.config.dead_tokens,
         )
+
+
+def _names(model: LanguageModel, sites: tuple[str, ...]) -> str:
+    """Return the sites' full names, joined as an artifact records them."""
+    return ", ".join(str(model.check_site(site)) for site in sites)
 
 
 def needed_bytes(source: CaptureSource, config: TrainConfig, widths: list[int]) -> int:

@@ -1,24 +1,26 @@
 """TrainConfig: what one training run is asked to do, checked before any work."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.base import DictionaryConfig, architectures
+from monosem.dictionaries.wiring import Kind, Wiring
 from monosem.training.optim import OptimConfig
 from monosem.training.sweep import check_distinct, labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One run: dictionaries of one site, trained together on one stream."""
+    """One run: dictionaries of the same sites, trained together on one stream."""
 
     site: str
-    """Where activations are read."""
+    """Where activations are read; several sites that are read together, joined by commas."""
     dictionaries: tuple[DictionaryConfig, ...]
     """What is trained; widths of 0 are filled in from the site."""
     target: str = ""
-    """Where the activations to reconstruct are, for a transcoder; empty: at `site`."""
+    """Where the activations to reconstruct are, for a transcoder; empty: at `site`. Joined likewise."""
     n_tokens: int = 2_000_000
     """Ordinary tokens to train on, repeats counted."""
     batch_size: int = 2048
@@ -49,16 +51,66 @@ class TrainConfig:
             raise ConfigError(f"`dead_after_share` must be in (0, 1], got {self.dead_after_share}.")
         known = architectures()
         for config in self.dictionaries:
+            self.wiring_of(config)
             if not known[config.architecture].trainable:
                 raise ConfigError(
                     f"`{config.architecture}` is a baseline: there is nothing to train."
                 )
         check_distinct(self.dictionaries, self.optim.lrs)
 
-    def check_widths(self, d_in: int, d_out: int) -> None:
-        """Raise `ShapeMismatchError` where a dictionary has other widths than its site."""
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that are read.
+
+        >>> from monosem.dictionaries import TopK
+        >>> TrainConfig(
+        ...     site="blocks.0.hook_mlp_out, hook_embed", dictionaries=(TopK.config_type(),)
+        ... ).sites
+        ('blocks.0.hook_mlp_out', 'hook_embed')
+        """
+        return _split(self.site)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The sites that are written, where they are others than are read."""
+        return _split(self.target)
+
+    def wiring_of(self, config: DictionaryConfig) -> Wiring:
+        """The wiring of one of the dictionaries, by what it asks for and which sites there are."""
+        asked, several = config.wiring, len(self.sites) > 1
+        kind: Kind = asked.kind
+        if kind == "sae" and self.target:
+            kind = "transcoder"
+        elif kind == "sae" and several:
+            kind = "crosscoder"
+        fits = bool(self.target) == (kind in ("transcoder", "clt"))
+        if not fits:
+            need = "needs a `target`" if not self.target else "has no `target`"
+            raise ConfigError(
+                f"A {kind} {need}, but `site` is `{self.site}` and `target` `{self.target}`. Choose the "
+                "sites, or another wiring."
+            )
+        if kind == "clt" and len(self.sites) != len(self.targets):
+            raise ConfigError(
+                f"A cross-layer transcoder reads as many sites as it writes, got {len(self.sites)} and "
+                f"{len(self.targets)}. Name one target for each site."
+            )
+        return dataclasses.replace(asked, kind=kind)
+
+    def wired(
+        self, config: DictionaryConfig, ins: tuple[int, ...], outs: tuple[int, ...]
+    ) -> DictionaryConfig:
+        """One of the dictionaries, for sites of these widths; `ShapeMismatchError` if it has others."""
+        wiring = self.wiring_of(config)
+        if len(ins) + len(outs) > 2:
+            wiring = dataclasses.replace(wiring, widths_in=ins, widths_out=outs)
+        sized = dataclasses.replace(config, wiring=Wiring()).with_widths(sum(ins), sum(outs))
+        return dataclasses.replace(sized, wiring=wiring)
+
+    def check_widths(self, ins: tuple[int, ...], outs: tuple[int, ...]) -> None:
+        """Raise `ShapeMismatchError` where a dictionary has other widths than its sites."""
         for config in self.dictionaries:
-            config.with_widths(d_in, d_out)
+            self.wired(config, ins, outs)
 
     @property
     def n_steps(self) -> int:
@@ -74,3 +126,7 @@ class TrainConfig:
     def names(self) -> tuple[str, ...]:
         """A name for each dictionary: its architecture, and what differs where several share it."""
         return labels(self.dictionaries, self.optim.lrs)
+
+
+def _split(sites: str) -> tuple[str, ...]:
+    return tuple(site.strip() for site in sites.split(",") if site.strip())

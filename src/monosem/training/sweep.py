@@ -14,7 +14,7 @@ from typing import Any
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.config import DictionaryConfig
 
-_SHORT = {"n_latents": "n"}
+_SHORT = {"n_latents": "n", "wiring": ""}
 _LAST = ("n_latents", "lr", "seed")
 """What stands at the end of a name, in this order, after the knobs of the architecture."""
 
@@ -85,14 +85,16 @@ def check_distinct(dictionaries: Sequence[DictionaryConfig], lrs: Sequence[float
 
 
 def _settings(config: DictionaryConfig) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    wiring = config.wiring
+    return {**found, "wiring": f"{wiring.kind}-skip" if wiring.skip else wiring.kind}
 
 
 def _part(name: str, value: Any) -> str:
     short = _SHORT.get(name, name.replace("_", "-"))
     values = value if isinstance(value, tuple) else (value,)
     text = "_".join(str(each) for each in values)
-    return f"{short}_{text}" if short[-1].isdigit() else f"{short}{text}"
+    return f"{short}_{text}" if short[-1:].isdigit() else f"{short}{text}"
 
 
 def _twice(values: Sequence[Any]) -> Any:

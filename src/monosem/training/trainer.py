@@ -60,8 +60,8 @@ def train(
     """
     out = Path(out)
     artifact.check_target(out, KIND)
-    source = _source(config, model, store, config.site)
-    config.check_widths(source.d_in, source.d_out)
+    source = _source(config, model, store, config.sites)
+    config.check_widths(*source.widths)
     identity: Json = {"train": to_json(config), "model": model.hash, "tokens": store.hash}
     if not _finished(out, KIND, identity, fresh):
         training = _Training([Part(config, model, source, of_several=False)], source, identity, out)
@@ -87,14 +87,17 @@ def train_suite(
     """
     out = Path(out)
     artifact.check_target(out, suites.KIND)
-    if config.target or not sites:
-        raise ConfigError("A suite reads one or more `sites` and has no `target`. Leave that out.")
+    if config.target or len(config.sites) > 1 or not sites:
+        raise ConfigError(
+            "A suite trains the same at each of one or more `sites`, by itself: it has no `target`, and "
+            "one `site`. Leave those out."
+        )
     names = [str(model.check_site(site)) for site in dict.fromkeys(sites)]
     source = _source(config, model, store, names)
     configs = [dataclasses.replace(config, site=name) for name in source.columns]
     widths = [model.width(name) for name in source.columns]
     for width in widths:
-        config.check_widths(width, width)
+        config.check_widths((width,), (width,))
     identity: Json = {
         "train": to_json(configs[0]),
         "sites": list(source.columns),
@@ -113,13 +116,13 @@ def train_suite(
 
 
 def _source(
-    config: TrainConfig, model: LanguageModel, store: TokenStore, site: str | list[str]
+    config: TrainConfig, model: LanguageModel, store: TokenStore, sites: Sequence[str]
 ) -> CaptureSource:
     return CaptureSource(
         model,
         store,
-        site,
-        config.target or None,
+        sites,
+        config.targets or None,
         batch_size=config.batch_size,
         buffer_tokens=config.buffer_tokens,
         n_rows=config.n_steps * config.batch_size,
@@ -164,8 +167,8 @@ class _Training:
             )
             source.load_state_dict(state["source"])
             self.step, self.seconds, self.last = state["step"], state["seconds"], state["last"]
-            for part, scale in zip(parts, state["scales"], strict=True):
-                part.set_scale(scale)
+            for part, scales in zip(parts, state["scales"], strict=True):
+                part.set_scales(scales)
                 for learner in part.learners:
                     learner.restore(tensors, self.step)
         self.log = RunLog(self.folder / LOG, resume_step=self.step)
@@ -268,7 +271,7 @@ class _Training:
             "machine": machine(self.policy, self.device.type),
             "step": self.step,
             "seconds": self.seconds,
-            "scales": [part.source.scale for part in self.parts],
+            "scales": [part.scales for part in self.parts],
             "source": self.source.state_dict(),
             "last": self.last,
         }
