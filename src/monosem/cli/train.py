@@ -20,6 +20,7 @@ from monosem.cli.knobs import with_knobs
 from monosem.core.config import Json
 from monosem.core.errors import ArtifactMissingError, ConfigError, unknown_name
 from monosem.dictionaries.base import DictionaryConfig, architectures
+from monosem.dictionaries.wiring import Wiring
 from monosem.models.language_model import LanguageModel
 from monosem.models.patterns import matching_sites
 from monosem.rendering.table import text as text_table
@@ -49,10 +50,15 @@ class OptimArguments(OptimConfig):
 class RunArguments:
     """What is read, for how long, and how it is learnt."""
 
-    site: str = "blocks.0.mlp.hook_post"
-    """Where activations are read."""
-    target: str = ""
-    """Where the activations to reconstruct are, for a transcoder; empty: at `site`."""
+    site: tuple[str, ...] = ("blocks.0.mlp.hook_post",)
+    """Where activations are read; several sites are read together, by a crosscoder as a rule."""
+    target: tuple[str, ...] = ()
+    """Where the activations to reconstruct are, for a transcoder; left out, at `site`."""
+    wiring: Literal["auto", "clt"] = "auto"
+    """`clt`: latents of the n-th site write the n-th target and all that follow; auto: sae, crosscoder
+    or transcoder, by how many sites there are and whether there is a target."""
+    skip: bool = False
+    """Add a learnt linear map of the input to what a transcoder writes."""
     n_tokens: int = 2_000_000
     """Ordinary tokens to train on."""
     batch_size: int = 2048
@@ -161,7 +167,11 @@ def configuration(given: Arguments, knobs: dict[str, Any]) -> TrainConfig:
     rates = list(given.axes.lr)
     crossed((), {"lr": rates})  # refuses the same one twice
     own = {f.name: getattr(given.run, f.name) for f in dataclasses.fields(given.run)}
-    own["dictionaries"] = tuple(config for config in once for _ in rates)
+    kind, skip = own.pop("wiring"), own.pop("skip")
+    wiring = Wiring(kind="clt" if kind == "clt" else "transcoder" if skip else "sae", skip=skip)
+    wired = [dataclasses.replace(config, wiring=wiring) for config in once]
+    own["dictionaries"] = tuple(config for config in wired for _ in rates)
+    own["site"], own["target"] = ", ".join(given.run.site), ", ".join(given.run.target)
     lrs = tuple(rate for _ in once for rate in rates) if len(rates) > 1 else ()
     own["optim"] = _optim(given.run.optim, rates[0], lrs)
     own["seed"] = given.axes.seed[0]
@@ -208,7 +218,10 @@ def _optim(given: OptimArguments, lr: float, lrs: tuple[float, ...]) -> OptimCon
 def _of_recipe(name: str, chosen: Recipe) -> dict[str, Any]:
     """Return the arguments that a recipe sets."""
     run, first = chosen.train, chosen.train.dictionaries[0]
-    own: dict[str, Any] = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunArguments)}
+    fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    shared = [f.name for f in dataclasses.fields(RunArguments) if f.name in fields]
+    own: dict[str, Any] = {name: getattr(run, name) for name in shared}
+    own |= {"site": run.sites, "target": run.targets}
     optim: dict[str, Any] = {
         f.name: getattr(run.optim, f.name) for f in dataclasses.fields(OptimConfig)
     }
