@@ -140,6 +140,26 @@ def test_the_commands_work(small: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert explore == "monosem explore runs/notes-features"
 
 
+def test_the_commands_of_sweeps_and_suites_work(small: Path) -> None:
+    (small / "runs").mkdir()
+    (small / "runs/tokens").symlink_to((small / "small").resolve().parents[1] / "tokens")
+    few = "4096 --n-latents 64 --batch-size 512 --buffer-tokens 8192 --matmul fp32"
+    evaluate = "--n-loss-tokens 500 --n-mean-tokens 500 --n-density-tokens 2000 --no-language-model"
+    short = {
+        "train": {"1L-a": "./small", "2000000": few},
+        "evaluate": {"--out": f"{evaluate} --out"},
+        "features": {"--out": "--n-tokens 2000 --out"},
+        "report": {},
+    }
+    sweep, suite = blocks(REPOSITORY / "docs/sweeps.md", "sh")
+    for line in (sweep + suite).splitlines():
+        verb = shlex.split(line)[1]
+        arguments = shlex.split(smaller(line, short[verb]))[1:]
+        assert cli.main(arguments) == 0, line
+    assert "<polyline" in (small / "runs/sweep.html").read_text("utf-8")
+    assert (small / "runs/suite/index.json").is_file()
+
+
 def test_the_citation_names_the_version_that_is_installed() -> None:
     assert cli.main(["--version"]) == 0
     version = re.search(r"^version: (.+)$", (REPOSITORY / "CITATION.cff").read_text(), re.M)
