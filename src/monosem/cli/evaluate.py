@@ -237,16 +237,28 @@ def _cell(measures: Json, key: str, kind: str) -> str:
 def _notes(dictionaries: dict[str, Json], first: Json) -> str:
     shares = " + ".join(f"{n:,} {split}" for split, n in first["density_tokens"].items())
     lines = [
-        f"Site {first['site']}; reconstructions stand at ordinary positions only.",
+        f"Site {_where(first)}; reconstructions stand at ordinary positions only.",
         f"Losses on {first['n_loss_tokens']:,} held-out tokens: {first['loss']:.4f} nats; zeroing the "
         f"site costs {first['gap_zero']:.4f}, its mean {first['gap_mean']:.4f}.",
         f"Firings on {first['n_density_tokens']:,} tokens ({shares}); ultralow is under "
         f"{first['ultralow_below']:.1e}.",
     ]
+    if first.get("target") or ", " in first["site"]:
+        lines.append(
+            "The neuron basis is no measure of several sites, or of a transcoder: left out."
+        )
     for name, measures in dictionaries.items():
+        by_site: dict[str, float] = measures.get("fvu_by_site", {})
+        if by_site:
+            lines.append(f"{name}: fvu " + ", ".join(f"{v:.4f} at {s}" for s, v in by_site.items()))
         reasons: dict[str, str] = measures.get("void", {})
         lines += [f"{name}: {key} is void, {reason}." for key, reason in reasons.items()]
     return "\n".join(lines)
+
+
+def _where(measures: Json) -> str:
+    target = measures.get("target", "")
+    return f"{measures['site']} → {target}" if target else measures["site"]
 
 
 def _near(folder: Path) -> Iterator[Path]:

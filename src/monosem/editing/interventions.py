@@ -15,13 +15,14 @@ x' = x to the last bit.
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.core.errors import ConfigError, ShapeMismatchError
+from monosem.dictionaries.base import Dictionary
 from monosem.models.language_model import LanguageModel
 
 NO_POSITION_AXIS = ("attn.hook_attn_scores", "attn.hook_pattern")
@@ -224,3 +225,11 @@ def _check_width(model: LanguageModel, site: str, dictionary: Coder) -> None:
             f"The dictionary writes vectors of width {d_out}; `{site}` of `{model.name}` has {width}. "
             "Use the site and the model it was trained on."
         )
+    if isinstance(dictionary, Dictionary):
+        known = cast(Dictionary[Any], dictionary)
+        if not known.writes_what_it_reads or len(known.sites_in) > 1:
+            raise ConfigError(
+                f"The dictionary is a {known.wiring.kind} of `{known.origin.site}`, and an intervention "
+                f"at `{site}` alone cannot give it what it reads. Intervene with a dictionary of one "
+                "site; `monosem evaluate` puts the others in place."
+            )

@@ -30,17 +30,29 @@ def logit_tokens(
 ) -> tuple[Ranked, Ranked]:
     """Return the `n` tokens among `used` that each latent promotes most, and suppresses most.
 
-    None of them at a site whose directions do not act on the residual stream linearly.
+    None of them at a site whose directions do not act on the residual stream linearly. A latent that
+    writes several sites (joined by a comma and a space) does all of it at once; those of a crosscoder
+    say the same thing at several sites, and have none.
     """
+    sites = site.split(", ")
+    columns = dictionary.wiring.columns_out(dictionary.d_out)
+    none = Ranked.none(dictionary.n_latents)
+    if len(sites) > 1 and dictionary.wiring.autoencodes:
+        return none, none
     try:
-        model.direction_in_residual(site, dictionary.W_dec[:1].to(model.device))
+        for own, part in zip(sites, columns, strict=True):
+            model.direction_in_residual(own, dictionary.W_dec[:1, part].to(model.device))
     except ConfigError:  # what `direction_in_residual` says of such a site
-        none = Ranked.none(dictionary.n_latents)
         return none, none
     top: list[tuple[Tensor, Tensor]] = []
     bottom: list[tuple[Tensor, Tensor]] = []
     for rows in dictionary.W_dec.split(BLOCK):
-        effects = model.logit_effects(site, rows.to(model.device)).float().cpu()[:, used]
+        each = [
+            model.logit_effects(own, rows[:, part].to(model.device))
+            for own, part in zip(sites, columns, strict=True)
+        ]
+        together = each[0] if len(each) == 1 else torch.stack(each).sum(0)
+        effects = together.float().cpu()[:, used]
         effects = effects - effects.median(dim=1, keepdim=True).values
         top.append(largest(effects, n))
         bottom.append(largest(-effects, n))

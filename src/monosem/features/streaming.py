@@ -77,7 +77,7 @@ def run(
 
 def neurons_of(place: Place) -> str:
     """Return the site of the neurons of the same block, "" for a site that is in no block."""
-    layer = Site.parse(place.site).layer
+    layer = Site.parse(place.site).layer if len(place.reads) == 1 else None
     return "" if layer is None else f"blocks.{layer}.{NEURONS}"
 
 
@@ -108,11 +108,12 @@ class Pass:
         self, block: stream.Block, ordinary: Bool[Tensor, " places"]
     ) -> tuple[Float[Tensor, "tokens d_in"], Float[Tensor, "tokens d_mlp"] | None]:
         """Return the activations of the ordinary tokens, and the neurons of the same tokens."""
-        sites = dict.fromkeys(filter(None, (self.place.site, self.neurons_site)))
+        sites = dict.fromkeys(filter(None, (*self.place.reads, self.neurons_site)))
         seen = self.place.model.capture(block.tokens, list(sites))
         kept = ordinary.nonzero()[:, 0].to(self.place.model.device)
         vectors = {s: stream.vectors(x).flatten(0, 1)[kept] for s, x in seen.items()}
-        return vectors[self.place.site], vectors.get(self.neurons_site)
+        x = torch.cat([vectors[site] for site in self.place.reads], 1)
+        return x, vectors.get(self.neurons_site)
 
     def _by_latent(
         self,

@@ -36,10 +36,10 @@ from monosem.metrics.stream import (
     on_device,
     ordinary_mean,
     site_of,
+    target_of,
     visit,
 )
 from monosem.models.language_model import LanguageModel
-from monosem.models.site import Site
 from monosem.runtime import matmul
 from monosem.text.tokens import TokenStore
 
@@ -100,13 +100,15 @@ def evaluate_many(
 ) -> dict[str, Json]:
     """Return the measures of several dictionaries of one site, by name, from one pass over the text.
 
-    With `neurons`, the neuron basis is measured beside them as `neurons` and `neurons_all`.
+    With `neurons`, the neuron basis is measured beside them as `neurons` and `neurons_all`, where one
+    site is read and made: for a transcoder or several sites there is no such basis.
     `firing` holds counts, by name, that another pass has made already (a feature database's, say);
     those dictionaries are not encoded a second time for their density.
     """
     config = config or EvaluateConfig()
-    place = Place(model, store, site_of(dictionaries, site))
+    place = Place(model, store, site_of(dictionaries, site), target_of(dictionaries))
     check(dictionaries, place)
+    neurons = neurons and not place.target and len(place.reads) == 1
     own = {name: on_device(d, model.device) for name, d in dictionaries.items()}
     if not neurons:
         return _measure(own, place, config, firing or {})
@@ -132,13 +134,11 @@ def check(dictionaries: Mapping[str, AnyDictionary], place: Place) -> None:
                 f"The dictionary `{name}` reads width {dictionary.d_in}; `{place.site}` of "
                 f"`{place.model.name}` has {place.width}. Choose the model and the site it was trained at."
             )
-        target = dictionary.origin.target
-        elsewhere = target and Site.parse(target).name != place.site
-        if dictionary.d_out != dictionary.d_in or elsewhere:
-            raise ConfigError(
-                f"The dictionary `{name}` reads `{place.site}` and reconstructs "
-                f"`{target or 'another width'}`; only dictionaries that reconstruct what they read "
-                "are evaluated."
+        if dictionary.d_out != sum(place.written_widths):
+            raise ShapeMismatchError(
+                f"The dictionary `{name}` makes width {dictionary.d_out}; "
+                f"`{place.target or place.site}` of `{place.model.name}` has "
+                f"{sum(place.written_widths)}. Choose the model and the sites it was trained at."
             )
 
 
@@ -177,8 +177,12 @@ def _measure(
     rows: dict[str, Json] = {}
     for name, dictionary in dictionaries.items():
         row: Json = {"site": place.site, "config": to_json(dictionary.config)}
+        if place.target:
+            row["target"] = place.target
         if name in spliced:
             row |= _with_reasons(_held_out_measures(name, held))
+            if held.by_site[name]:
+                row["fvu_by_site"] = {site: sums.fvu for site, sums in held.by_site[name].items()}
         rows[name] = row | _density_measures({**firing, **known}[name])
     return rows
 

@@ -8,10 +8,12 @@ Which positions: dictionaries are trained on ordinary tokens, and reconstruction
 put in place *at ordinary positions only*; BOS, first positions and special tokens keep their
 activation in all runs (as SAEBench's `exclude_special_tokens_from_reconstruction` and Gemma Scope's
 evaluations do). A few massive activations at the first position would otherwise decide every loss.
+A dictionary that makes other sites than it reads, or several, is put in place at all that it makes,
+together, from what the model without it had where it reads.
 Which losses: those of all ordinary *targets*, whatever position they are predicted from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from monosem.core.progress import progress
 from monosem.metrics.reconstruction import ReconstructionSums
-from monosem.metrics.stream import AnyDictionary, Block, Place, blocks, vectors
+from monosem.metrics.stream import AnyDictionary, Block, Place, blocks, side_by_side
 from monosem.models.language_model import LanguageModel
 
 LOGITS_AT_ONCE = {"cpu": 2**22}
@@ -53,6 +55,8 @@ class HeldOut:
     """One run a dictionary, under its name."""
     ordinary: dict[str, ReconstructionSums]
     special: dict[str, ReconstructionSums]
+    by_site: dict[str, dict[str, ReconstructionSums]]
+    """Sums of each dictionary at each of several sites that it makes; empty where it makes one."""
 
 
 @torch.no_grad()
@@ -69,6 +73,7 @@ def held_out(
         spliced=Losses(),
         ordinary={name: ReconstructionSums(mean=mean) for name in dictionaries},
         special={name: ReconstructionSums(mean=mean) for name in dictionaries},
+        by_site={name: _sums_by_site(place, mean) for name in dictionaries},
     )
     step = min(batch, tokens_at_once(place.model))
     with progress("held-out losses", len(contexts)) as bar:
@@ -98,31 +103,57 @@ def _measure(
     block: Block,
 ) -> None:
     model, chosen = place.model, block.ordinary.to(place.model.device)
-    with model.capturing([place.site]) as seen:
+    with model.capturing(place.sites) as seen:
         original = model.losses(block.tokens)
-    x = vectors(seen[place.site])
+    x = side_by_side(seen, place.reads)
+    target = side_by_side(seen, place.writes) if place.target else x
     result.unspliced.add("original", ordinary_losses(original, block))
     for name, dictionary in dictionaries.items():
-        x_hat = _reconstruct(result, name, dictionary, x, chosen)
-        result.spliced.add(name, _losses_with(place, block, x, x_hat, chosen))
-    for name, value in (("zero", torch.zeros_like(x)), ("mean", mean.to(x).expand_as(x))):
-        result.unspliced.add(name, _losses_with(place, block, x, value, chosen))
+        made = _reconstruct(result, name, dictionary, x, target, chosen)
+        _add_by_site(result.by_site[name], place, target[chosen], made[chosen])
+        result.spliced.add(name, _losses_with(place, block, target, made, chosen))
+    zero, average = torch.zeros_like(target), mean.to(target).expand_as(target)
+    for name, value in (("zero", zero), ("mean", average)):
+        result.unspliced.add(name, _losses_with(place, block, target, value, chosen))
+
+
+def _sums_by_site(place: Place, mean: Float[Tensor, " d"]) -> dict[str, ReconstructionSums]:
+    if len(place.writes) == 1:
+        return {}
+    means = zip(place.writes, mean.split(place.written_widths), strict=True)
+    return {site: ReconstructionSums(mean=own) for site, own in means}
+
+
+def _add_by_site(
+    sums: dict[str, ReconstructionSums],
+    place: Place,
+    target: Float[Tensor, "tokens d"],
+    made: Float[Tensor, "tokens d"],
+) -> None:
+    if not sums:
+        return
+    widths = place.written_widths
+    for site, x, x_hat in zip(
+        place.writes, target.split(widths, 1), made.split(widths, 1), strict=True
+    ):
+        sums[site].add(x, x_hat, 0)
 
 
 def _reconstruct(
     result: HeldOut,
     name: str,
     dictionary: AnyDictionary,
-    x: Float[Tensor, "batch pos d"],
+    x: Float[Tensor, "batch pos d_in"],
+    target: Float[Tensor, "batch pos d"],
     chosen: Tensor,
 ) -> Float[Tensor, "batch pos d"]:
-    x_hat = torch.empty_like(x)
+    x_hat = torch.empty_like(target)
     for sums, mask in ((result.ordinary[name], chosen), (result.special[name], ~chosen)):
         if not bool(mask.any()):
             continue
         latents = dictionary.encode_sparse(x[mask])
-        x_hat[mask] = dictionary.decode(latents)
-        sums.add(x[mask], x_hat[mask], len(latents.active()))
+        x_hat[mask] = dictionary.reconstruct(x[mask], latents)
+        sums.add(target[mask], x_hat[mask], len(latents.active()))
     return x_hat
 
 
@@ -133,11 +164,12 @@ def _losses_with(
     value: Float[Tensor, "batch pos d"],
     chosen: Tensor,
 ) -> Float[Tensor, " tokens"]:
-    """Return the losses with `value` in place of `x` at the chosen positions."""
+    """Return the losses with `value` in place of `x` at the chosen positions, at all sites together."""
     edited = torch.where(chosen.unsqueeze(-1), value, x)
+    parts = zip(place.writes, edited.split(place.written_widths, -1), strict=True)
 
-    def put(old: Tensor) -> Tensor:
-        return edited.view_as(old).to(old.dtype)
+    def putting(new: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda old: new.reshape_as(old).to(old.dtype)
 
-    with place.model.replaced({place.site: put}):
+    with place.model.replaced({site: putting(new) for site, new in parts}):
         return ordinary_losses(place.model.losses(block.tokens), block)

@@ -27,21 +27,47 @@ AnyDictionary = Dictionary[Any]
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where activations come from: a site of a model, reading a token store."""
+    """Where activations come from: a site of a model, reading a token store.
+
+    Several sites are joined by a comma and a space; their vectors stand side by side.
+    """
 
     model: LanguageModel
     store: TokenStore
     site: str
+    target: str = ""
+    """What is made of them, if those are other sites."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The sites that are read."""
+        return tuple(self.site.split(", "))
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The sites that are made: those that are read, as a rule."""
+        return tuple((self.target or self.site).split(", "))
+
+    @property
+    def sites(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys(self.reads + self.writes))
 
     @property
     def width(self) -> int:
-        """Width of the vector a token has there; heads count flattened."""
-        return self.model.width(self.site)
+        """Width of the vector of a token that is read; heads count flattened."""
+        return sum(self.model.width(site) for site in self.reads)
+
+    @property
+    def written_widths(self) -> list[int]:
+        """Width of each site that is made."""
+        return [self.model.width(site) for site in self.writes]
 
     def check(self) -> None:
-        """Raise unless the site has vectors and the model can read the store's tokens."""
-        self.model.check_site(self.site)
-        _ = self.width
+        """Raise unless the sites have vectors and the model can read the store's tokens."""
+        for site in self.sites:
+            self.model.check_site(site)
+            self.model.width(site)
         check_fit(self.model, self.store)
 
 
@@ -54,11 +80,14 @@ class Block:
 
 
 def site_of(dictionaries: Mapping[str, AnyDictionary], site: str | None) -> str:
-    """Return the canonical name of the one site that `dictionaries` read: their own, or else `site`."""
+    """Return the canonical name of the one site that `dictionaries` read: their own, or else `site`.
+
+    Names of several sites that are read together are joined by a comma and a space.
+    """
     if not dictionaries:
         raise ConfigError("There is no dictionary to read with. Pass at least one.")
-    sites = {name: Site.parse(d.site).name for name, d in dictionaries.items() if d.site}
-    wanted = Site.parse(site).name if site else next(iter(sites.values()), "")
+    sites = {name: _canonical(d.site) for name, d in dictionaries.items() if d.site}
+    wanted = _canonical(site) if site else next(iter(sites.values()), "")
     if not wanted:
         raise ConfigError(
             f"The dictionary `{next(iter(dictionaries))}` does not record its site. "
@@ -71,6 +100,25 @@ def site_of(dictionaries: Mapping[str, AnyDictionary], site: str | None) -> str:
                 "own site; only dictionaries of one site go together."
             )
     return wanted
+
+
+def target_of(dictionaries: Mapping[str, AnyDictionary]) -> str:
+    """Return the sites that all `dictionaries` make, "" where they make what they read."""
+    targets = {name: _canonical(d.origin.target) for name, d in dictionaries.items()}
+    own_sites = {name: _canonical(d.site) for name, d in dictionaries.items()}
+    targets = {name: "" if own == own_sites[name] else own for name, own in targets.items()}
+    wanted = next(iter(targets.values()), "")
+    for name, own in targets.items():
+        if own != wanted:
+            raise ConfigError(
+                f"The dictionary `{name}` makes `{own or 'what it reads'}`, another `"
+                f"{wanted or 'what it reads'}`. Only dictionaries of the same sites go together."
+            )
+    return wanted
+
+
+def _canonical(sites: str) -> str:
+    return ", ".join(Site.parse(site.strip()).name for site in sites.split(",") if site.strip())
 
 
 def visit(store: TokenStore, split: Split, seed: int) -> Int64[np.ndarray, " n_contexts"]:
@@ -95,8 +143,14 @@ def blocks(
 
 
 def activations(place: Place, block: Block) -> Float[Tensor, "batch pos d"]:
-    """Return what the tokens of `block` are at the site, in float32, heads flattened."""
-    return vectors(place.model.capture(block.tokens, [place.site])[place.site])
+    """Return what the tokens of `block` are where they are read, in float32, heads flattened."""
+    return side_by_side(place.model.capture(block.tokens, list(place.reads)), place.reads)
+
+
+def side_by_side(seen: Mapping[str, Tensor], sites: Sequence[str]) -> Float[Tensor, "batch pos d"]:
+    """Return the float32 vectors of several sites, one after the other."""
+    parts = [vectors(seen[site]) for site in sites]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def vectors(x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos d"]:
@@ -105,15 +159,16 @@ def vectors(x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos d"]:
 
 
 def ordinary_mean(place: Place, n_tokens: int, seed: int, batch: int) -> Float[Tensor, " d"]:
-    """Return the mean activation of about `n_tokens` ordinary tokens of the training split."""
+    """Return the mean of what is made, over about `n_tokens` ordinary tokens of the training split."""
     contexts = first(visit(place.store, "train", seed), place.store, n_tokens)
     device = place.model.device
     wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no doubles
-    total = torch.zeros(place.width, dtype=torch.float64)
+    total = torch.zeros(sum(place.written_widths), dtype=torch.float64)
     seen = 0
     with progress("mean of the site", n_tokens) as bar:
         for block in blocks(place.store, contexts, batch):
-            x = activations(place, block)[block.ordinary.to(device)]
+            seen_here = place.model.capture(block.tokens, list(place.writes))
+            x = side_by_side(seen_here, place.writes)[block.ordinary.to(device)]
             total += x.sum(0, dtype=wide).cpu()
             seen += len(x)
             bar.advance(len(x))

@@ -64,7 +64,8 @@ def labels(dictionaries: Sequence[DictionaryConfig], lrs: Sequence[float] = ()) 
         ]
         differ = [name for name in own if any(other[name] != own[name] for other in alike)]
         differ.sort(key=lambda name: _LAST.index(name) if name in _LAST else -1)
-        found.append("-".join([config.architecture, *(_part(name, own[name]) for name in differ)]))
+        parts = [_part(name, own[name]) for name in differ]
+        found.append("-".join(filter(None, [config.architecture, *parts])))
     return tuple(found)
 
 
@@ -86,8 +87,10 @@ def check_distinct(dictionaries: Sequence[DictionaryConfig], lrs: Sequence[float
 
 def _settings(config: DictionaryConfig) -> dict[str, Any]:
     found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    wiring = config.wiring
-    return {**found, "wiring": f"{wiring.kind}-skip" if wiring.skip else wiring.kind}
+    kind = (
+        config.wiring.kind if config.wiring.kind == "clt" else ""
+    )  # the sites say which other it is
+    return {**found, "wiring": "-".join(filter(None, (kind, "skip" * config.wiring.skip)))}
 
 
 def _part(name: str, value: Any) -> str:
