@@ -54,7 +54,7 @@ class RunArguments:
     """Where activations are read; several sites are read together, by a crosscoder as a rule."""
     target: tuple[str, ...] = ()
     """Where the activations to reconstruct are, for a transcoder; left out, at `site`."""
-    wiring: Literal["auto", "clt"] = "auto"
+    wiring: Literal["auto", "sae", "transcoder", "crosscoder", "clt"] = "auto"
     """`clt`: latents of the n-th site write the n-th target and all that follow; auto: sae, crosscoder
     or transcoder, by how many sites there are and whether there is a target."""
     skip: bool = False
@@ -168,7 +168,12 @@ def configuration(given: Arguments, knobs: dict[str, Any]) -> TrainConfig:
     crossed((), {"lr": rates})  # refuses the same one twice
     own = {f.name: getattr(given.run, f.name) for f in dataclasses.fields(given.run)}
     kind, skip = own.pop("wiring"), own.pop("skip")
-    wiring = Wiring(kind="clt" if kind == "clt" else "transcoder" if skip else "sae", skip=skip)
+    if kind == "sae" and (given.run.target or len(given.run.site) > 1):
+        raise ConfigError(
+            "An sae reads one site and writes it. Leave `--target` and further sites out, or `--wiring`."
+        )
+    made = ("transcoder" if skip else "sae") if kind == "auto" else kind
+    wiring = Wiring(kind=made, skip=skip)
     wired = [dataclasses.replace(config, wiring=wiring) for config in once]
     own["dictionaries"] = tuple(config for config in wired for _ in rates)
     own["site"], own["target"] = ", ".join(given.run.site), ", ".join(given.run.target)

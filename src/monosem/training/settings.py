@@ -90,6 +90,10 @@ class TrainConfig:
                 f"A {kind} {need}, but `site` is `{self.site}` and `target` `{self.target}`. Choose the "
                 "sites, or another wiring."
             )
+        if kind == "crosscoder" and not several:
+            raise ConfigError(
+                f"A crosscoder reads several sites, got `{self.site}` alone. Name more, joined by commas."
+            )
         if kind == "clt" and len(self.sites) != len(self.targets):
             raise ConfigError(
                 f"A cross-layer transcoder reads as many sites as it writes, got {len(self.sites)} and "
