@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from monosem.dictionaries.relu_april import ReLUAprilConfig as ReLUAprilConfig
     from monosem.dictionaries.tied import TiedConfig as TiedConfig
     from monosem.dictionaries.topk import TopKConfig as TopKConfig
+    from monosem.dictionaries.wiring import Wiring as Wiring
     from monosem.explorer.report import write_report as write_report
     from monosem.features.build import FeaturesConfig as FeaturesConfig
     from monosem.features.build import build_features as build_features
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from monosem.text.store import TokensConfig as TokensConfig
     from monosem.text.store import TokenStore as TokenStore
     from monosem.text.tokens import build_token_store as build_token_store
+    from monosem.training.suite import Suite as Suite
     from monosem.training.trainer import TrainConfig as TrainConfig
     from monosem.training.trainer import train as train
+    from monosem.training.trainer import train_suite as train_suite
 
 _HOMES = {
     "BatchTopKConfig": "monosem.dictionaries.batch_topk",
@@ -49,16 +52,19 @@ _HOMES = {
     "PAnnealConfig": "monosem.dictionaries.p_anneal",
     "ReLUAprilConfig": "monosem.dictionaries.relu_april",
     "ReLUConfig": "monosem.dictionaries.relu",
+    "Suite": "monosem.training.suite",
     "TiedConfig": "monosem.dictionaries.tied",
     "TokenStore": "monosem.text.store",
     "TokensConfig": "monosem.text.store",
     "TopKConfig": "monosem.dictionaries.topk",
     "TrainConfig": "monosem.training.trainer",
+    "Wiring": "monosem.dictionaries.wiring",
     "build_features": "monosem.features.build",
     "build_token_store": "monosem.text.tokens",
     "evaluate": "monosem.metrics.evaluate",
     "load": "monosem.dictionaries.base",
     "train": "monosem.training.trainer",
+    "train_suite": "monosem.training.trainer",
     "write_report": "monosem.explorer.report",
 }
 """Where each public name lives."""
