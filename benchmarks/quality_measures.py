@@ -47,8 +47,8 @@ class Spliced:
         """The latents above zero."""
         return ragged_from_dense(self.coder.encode(x))
 
-    def decode(self, latents: RaggedLatents) -> Tensor:
-        """The reconstruction."""
+    def reconstruct(self, x: Tensor, latents: RaggedLatents) -> Tensor:
+        """The reconstruction, to which `x` itself contributes nothing."""
         return self.coder.decode(latents.dense())
 
 
