@@ -47,7 +47,7 @@ class Spliced:
         """The latents above zero."""
         return ragged_from_dense(self.coder.encode(x))
 
-    def reconstruct(self, x: Tensor, latents: RaggedLatents) -> Tensor:
+    def reconstruct(self, x: Tensor, latents: RaggedLatents) -> Tensor:  # noqa: ARG002
         """The reconstruction, to which `x` itself contributes nothing."""
         return self.coder.decode(latents.dense())
 
