@@ -224,8 +224,13 @@ class Dictionary(nn.Module, abc.ABC, Generic[C]):
         state: TrainState,
     ) -> dict[str, Float[Tensor, ""]]:
         """`loss_terms` on what the skip leaves of the target; on the target, where there is none."""
-        left = target - product(x, self.W_skip).to(x.dtype) if self.wiring.skip else target
-        return self.loss_terms(x, left, state)
+        return self.loss_terms(x, self.left_to_latents(x, target), state)
+
+    def left_to_latents(
+        self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_out"]
+    ) -> Float[Tensor, "batch d_out"]:
+        """What the skip leaves of the target, or the target where there is none."""
+        return target - product(x, self.W_skip).to(x.dtype) if self.wiring.skip else target
 
     def restrict_gradients_(self) -> None:
         """Zero gradients of weights that the wiring does not have; before `before_step_`."""

@@ -138,9 +138,11 @@ class ReLU(UnitNorm[ReLUConfig], name="relu", config=ReLUConfig):
             return
         inputs = round(self.config.resample_inputs * state.n_steps * source.batch_size)
         sample = source.sample(max(inputs, 2 * self.n_latents))
-        losses = self._losses(sample.x, sample.target, source.batch_size)
+        with torch.no_grad():
+            target = self.left_to_latents(sample.x, sample.target)
+        losses = self._losses(sample.x, target, source.batch_size)
         drawn = draw(losses, len(dead), state.generator)
-        new_x, new_target = sample.x[drawn].float(), sample.target[drawn].float()
+        new_x, new_target = sample.x[drawn].float(), target[drawn].float()
         rebirth_(self.W_enc, self.b_enc, self.W_dec, dead, new_x, new_target, ENCODER_SHARE)
         self.restrict_()
         for parameter, dim in ((self.W_enc, 1), (self.b_enc, 0), (self.W_dec, 0)):
