@@ -268,7 +268,9 @@ def _store_path(found: artifact.Artifact) -> Path:
     for place in places:
         if place.is_dir():
             return place
+    looked = " nor at ".join(f"`{p}`" for p in places)
+    where = f"is not at {looked}" if places else "lies where it does not record"
     raise ArtifactMissingError(
-        f"The token store of `{found.path}` is not at {' nor at '.join(f'`{p}`' for p in places)}. "
+        f"The token store of `{found.path}` {where}. "
         "Pass where it lies now as `tokens`."
     )
