@@ -7,6 +7,7 @@ several sites is louder than the others. It is measured once on a sample and fol
 when training ends.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -81,7 +82,7 @@ class ScaledSource:
         """Return a batch of the source below, scaled."""
         if self._columns is not None:
             x = batch.x[:, self._columns] / self.scale
-            return Batch(x, x, batch.rows)
+            return dataclasses.replace(batch, x=x, target=x)
         x = batch.x / self.scale
         target = x if batch.target is batch.x else batch.target / self._target_scale
-        return Batch(x, target, batch.rows)
+        return dataclasses.replace(batch, x=x, target=target)

@@ -26,6 +26,7 @@ from monosem.models.patterns import matching_sites
 from monosem.rendering.table import text as text_table
 from monosem.runtime.trackers import PROJECT, TrackerName, trackers
 from monosem.text.tokens import TokensConfig, TokenStore
+from monosem.training.objectives import ObjectiveConfig, ObjectiveKind
 from monosem.training.optim import OptimConfig
 from monosem.training.recipes import RECIPES, Recipe, recipe
 from monosem.training.sweep import crossed
@@ -72,6 +73,20 @@ class RunArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectiveArguments:
+    """What the loss has besides each dictionary's own terms."""
+
+    objective: ObjectiveKind = "reconstruction"
+    """`kl` or `ce` add that of the model's predictions with the reconstruction in place."""
+    objective_weight: float = 1.0
+    """What that term is multiplied by."""
+    objective_start_share: float = 0.0
+    """Share of the run after which it begins."""
+    keep_reconstruction: bool = True
+    """Whether the dictionary's own `mse` stays beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackArguments:
     """Who is sent the run log as it is written; it changes nothing in the run."""
 
@@ -109,6 +124,9 @@ class Arguments:
     tokens: Path | None = None
     """Token store to read, its train split; left out, runs/tokens, which must hold a recipe's text."""
     run: Annotated[RunArguments, tyro.conf.arg(name="")] = field(default_factory=RunArguments)
+    objective: Annotated[ObjectiveArguments, tyro.conf.arg(name="")] = field(
+        default_factory=ObjectiveArguments
+    )
     out: Path = Path("runs/train")
     """Folder to write."""
     tracking: Annotated[TrackArguments, tyro.conf.arg(name="")] = field(
@@ -180,6 +198,7 @@ def configuration(given: Arguments, knobs: dict[str, Any]) -> TrainConfig:
     lrs = tuple(rate for _ in once for rate in rates) if len(rates) > 1 else ()
     own["optim"] = _optim(given.run.optim, rates[0], lrs)
     own["seed"] = given.axes.seed[0]
+    own["objective"] = _objective(given.objective)
     return TrainConfig(**own) if named is None else dataclasses.replace(named, **own)
 
 
@@ -218,6 +237,15 @@ def _optim(given: OptimArguments, lr: float, lrs: tuple[float, ...]) -> OptimCon
     own: dict[str, Any] = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
     own |= {"lr": lr, "lrs": lrs}
     return OptimConfig(**own)
+
+
+def _objective(given: ObjectiveArguments) -> ObjectiveConfig:
+    return ObjectiveConfig(
+        kind=given.objective,
+        weight=given.objective_weight,
+        start_share=given.objective_start_share,
+        keep_reconstruction=given.keep_reconstruction,
+    )
 
 
 def _of_recipe(name: str, chosen: Recipe) -> dict[str, Any]:

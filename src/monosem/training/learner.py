@@ -4,6 +4,7 @@ A step never asks the device for a value; `observe` does, and is called only now
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from monosem.dictionaries.base import Dictionary, TrainState
 from monosem.kernels import workspace
 from monosem.kernels.workspace import Workspace
 from monosem.metrics.reconstruction import fvu
+from monosem.training.objectives import Objective, Reconstruction
 from monosem.training.optim import OptimConfig, adam, step_clipped
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -35,8 +37,10 @@ class Learner:
         *,
         n_steps: int,
         dead_tokens: int,
+        objective: Objective | None = None,
     ) -> None:
         self.name, self.dictionary, self._optim = name, dictionary, optim
+        self._objective = Reconstruction() if objective is None else objective
         self._dead_tokens = dead_tokens
         self.optimizer = adam(dictionary.parameters(), optim)
         self._workspace = Workspace(dictionary.parameters())
@@ -63,8 +67,8 @@ class Learner:
             group["lr"] = self.lr
         dictionary.schedule_(state)
         self.optimizer.zero_grad(set_to_none=True)
-        with workspace.scope(self._workspace):
-            terms = dictionary.terms(batch.x, batch.target, state)
+        with self._memory():
+            terms = self._objective.terms(dictionary, batch, state)
             torch.stack(list(terms.values())).sum().backward()
         self._workspace.deliver_()
         dictionary.restrict_gradients_()
@@ -119,6 +123,11 @@ class Learner:
         self.state.generator.set_state(mine["generator"])
         self.state.dead = self.state.tokens_since_fired >= self._dead_tokens
         self.state.step = step
+
+    def _memory(self) -> AbstractContextManager[None]:
+        """The workspace, where the dictionary computes once; what is lent twice would be overwritten."""
+        once = self._objective.single_pass
+        return workspace.scope(self._workspace) if once else nullcontext()
 
     def _count(self, n_tokens: int) -> None:
         since = self.state.tokens_since_fired

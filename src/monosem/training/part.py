@@ -16,6 +16,7 @@ from monosem.models.language_model import LanguageModel
 from monosem.runtime.runlog import RunLog
 from monosem.text.tokens import TokenStore
 from monosem.training.learner import Learner
+from monosem.training.objectives import objective
 from monosem.training.run import KIND, LOG
 from monosem.training.settings import TrainConfig
 
@@ -33,6 +34,12 @@ class Part:
         own = source.widths if self._columns is None else ((model.width(self.site),),) * 2
         self._ins, self._outs = own
         self._same = source.same or of_several
+        self._objective = objective(
+            config.objective,
+            model,
+            _names(model, config.targets or config.sites),
+            several=max(len(self._ins), len(self._outs)) > 1,
+        )
         # made with its true scales once they are known
         self.set_scales([[1.0] * len(side) for side in own])
         self.learners = [self._learner(i, name) for i, name in enumerate(config.names)]
@@ -44,6 +51,7 @@ class Part:
             self._divisor(*pair) for pair in zip(scales, (self._ins, self._outs), strict=True)
         )
         self.source = ScaledSource(self._all, read, self._columns, target_scale=written)
+        self._objective.scale = written
 
     def begin(self, sample: Batch) -> None:
         """Measure scales on a sample of the unscaled source, and give it to all initial weights."""
@@ -129,6 +137,7 @@ class Part:
             self.config.optim.of(index),
             n_steps=self.config.n_steps,
             dead_tokens=self.config.dead_tokens,
+            objective=self._objective,
         )
 
 

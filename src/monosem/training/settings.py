@@ -7,6 +7,7 @@ from typing import Literal
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.base import DictionaryConfig, architectures
 from monosem.dictionaries.wiring import Kind, Wiring
+from monosem.training.objectives import ObjectiveConfig
 from monosem.training.optim import OptimConfig
 from monosem.training.sweep import check_distinct, labels
 
@@ -37,6 +38,8 @@ class TrainConfig:
     """Arithmetic of matrix products; `auto` measures this machine and records its choice."""
     log_every: int = 20
     """Steps between two lines of the run log."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is added to the dictionaries' own loss terms; one that looks at the model reads whole contexts."""
     seed: int = 0
     """Seed of the order of the activations."""
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monosem.activations.capture import CaptureSource
+from monosem.activations.sequence import SequenceSource
 from monosem.activations.source import Batch
 from monosem.core import artifact
 from monosem.core.artifact import write_json
@@ -118,6 +119,16 @@ def train_suite(
 def _source(
     config: TrainConfig, model: LanguageModel, store: TokenStore, sites: Sequence[str]
 ) -> CaptureSource:
+    if config.objective.kind != "reconstruction":
+        return SequenceSource(
+            model,
+            store,
+            sites,
+            config.targets or None,
+            batch_size=config.batch_size,
+            logits=config.objective.kind == "kl",
+            seed=config.seed,
+        )
     return CaptureSource(
         model,
         store,
