@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from monosem.activations.capture import check_fit
+from monosem.activations.pair import of_two_models
 from monosem.core.errors import ConfigError
 from monosem.core.progress import progress
 from monosem.dictionaries.base import Dictionary
@@ -118,6 +119,11 @@ def target_of(dictionaries: Mapping[str, AnyDictionary]) -> str:
 
 
 def _canonical(sites: str) -> str:
+    if of_two_models(sites):
+        raise ConfigError(
+            f"`{sites}` are sites of two models, and measures are of one. Look at `site_shares()` and "
+            "`rows_by_site()` of such a dictionary instead."
+        )
     return ", ".join(Site.parse(site.strip()).name for site in sites.split(",") if site.strip())
 
 
