@@ -5,6 +5,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from monosem.activations.pair import ModelPair
+from monosem.cli import evaluate as evaluate_cli
+from monosem.cli import train as train_cli
 from monosem.core.errors import ConfigError, TokenizerMismatchError, UnknownNameError
 from monosem.dictionaries.topk import TopKConfig
 from monosem.metrics.evaluate import evaluate
@@ -65,9 +67,23 @@ def test_a_crosscoder_is_trained_on_both_and_says_so(model, other, store, tmp_pa
     assert other.hash in found.origin.model
     with pytest.raises(ConfigError, match="two models"):
         evaluate(found, model, store)
+    with pytest.raises(ConfigError, match="of two language models, `random \\+ other`"):
+        evaluate_cli.open_model("", {"topk": found}, "cpu")
 
 
 def test_models_with_other_tokens_are_refused(model, store) -> None:
     longer = another(store, width=12, vocab_size=store.vocab_size + 1, tokenizer=None)
     with pytest.raises(TokenizerMismatchError, match="different tokenizers"):
         ModelPair(model, longer)
+
+
+def test_the_command_line_asks_for_a_second_model_where_one_is_read() -> None:
+    given, knobs = train_cli.parsed(["--site", SITE, f"second:{SITE}"])
+    with pytest.raises(ConfigError, match="--second-model"):
+        train_cli.configuration(given, knobs)
+    given, knobs = train_cli.parsed(["--site", SITE, "--second-model", "other"])
+    with pytest.raises(ConfigError, match=f"--site {SITE} second:{SITE}"):
+        train_cli.configuration(given, knobs)
+    line = ["--site", SITE, f"second:{SITE}", "--second-model", "other"]
+    given, knobs = train_cli.parsed(line)
+    assert train_cli.configuration(given, knobs).sites == (SITE, f"second:{SITE}")

@@ -143,6 +143,11 @@ def open_model(name: str, dictionaries: dict[str, Dictionary[Any]], device: str)
         return LanguageModel.load(name, device=device)
     recorded = next((d.origin.model for d in dictionaries.values() if d.origin.model), "")
     known, _, expected = recorded.rpartition(" ")
+    if " + " in known:
+        raise ConfigError(
+            f"The dictionary is of two language models, `{known}`; measures and features are of one. "
+            "Look at its `site_shares()` and `rows_by_site()`."
+        )
     if not known:
         raise ConfigError("The dictionary does not record its language model. Pass `--model`.")
     model = LanguageModel.load(known, device=device)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, cast, get_origin, get_type_hints
 
 import tyro
 
+from monosem.activations.pair import ModelPair, of_two_models
 from monosem.cli.knobs import with_knobs
 from monosem.core.config import Json
 from monosem.core.errors import ArtifactMissingError, ConfigError, unknown_name
@@ -60,6 +61,8 @@ class RunArguments:
     or transcoder, by how many sites there are and whether there is a target."""
     skip: bool = False
     """Add a learnt linear map of the input to what a transcoder writes."""
+    second_model: str = ""
+    """Another model of the same tokenizer; names of its sites begin with `second:`."""
     n_tokens: int = 2_000_000
     """Ordinary tokens to train on."""
     batch_size: int = 2048
@@ -147,6 +150,8 @@ def main(arguments: list[str]) -> int:
     followed = trackers(given.tracking.track, given.tracking.track_project)
     store = _store(given)
     model = LanguageModel.load(given.model, device=given.device)
+    if given.run.second_model:
+        model = ModelPair(model, LanguageModel.load(given.run.second_model, device=given.device))
     if given.sites:
         sites = matching_sites(model, given.sites)
         made = train_suite(
@@ -186,6 +191,8 @@ def configuration(given: Arguments, knobs: dict[str, Any]) -> TrainConfig:
     crossed((), {"lr": rates})  # refuses the same one twice
     own = {f.name: getattr(given.run, f.name) for f in dataclasses.fields(given.run)}
     kind, skip = own.pop("wiring"), own.pop("skip")
+    del own["second_model"]  # the sites say that they are its
+    _check_models(given)
     if kind == "sae" and (given.run.target or len(given.run.site) > 1):
         raise ConfigError(
             "An sae reads one site and writes it. Leave `--target` and further sites out, or `--wiring`."
@@ -231,6 +238,18 @@ def _values(bases: tuple[DictionaryConfig, ...], name: str, given: Any) -> tuple
     """Return the values of a knob that were given: one where the knob is itself a list."""
     kind = next(type(base) for base in bases if hasattr(base, name))
     return (given,) if get_origin(get_type_hints(kind)[name]) is tuple else given
+
+
+def _check_models(given: Arguments) -> None:
+    """Raise `ConfigError` unless there is a second model where one is read, and only there."""
+    of_second = of_two_models(", ".join((*given.run.site, *given.run.target, *given.sites)))
+    if of_second and not given.run.second_model:
+        raise ConfigError("A site begins with `second:`. Name its model: `--second-model`.")
+    if given.run.second_model and not of_second:
+        raise ConfigError(
+            f"No site is of the second model `{given.run.second_model}`. Name one: `--site "
+            f"{given.run.site[0]} second:{given.run.site[0]}`."
+        )
 
 
 def _optim(given: OptimArguments, lr: float, lrs: tuple[float, ...]) -> OptimConfig:
