@@ -160,6 +160,25 @@ def test_the_commands_of_sweeps_and_suites_work(small: Path) -> None:
     assert (small / "runs/suite/index.json").is_file()
 
 
+def test_the_commands_of_wirings_work(small: Path) -> None:
+    (small / "runs").mkdir()
+    (small / "runs/notes").symlink_to((small / "small").resolve().parents[1] / "tokens")
+    few = "2048 --n-latents 64 --k 4 --batch-size 512 --buffer-tokens 8192 --matmul fp32"
+    evaluate = "--n-loss-tokens 500 --n-mean-tokens 500 --n-density-tokens 2000 --no-language-model"
+    short = {
+        "train": {"gpt2": "./small", "2000000": few},
+        "evaluate": {"--out": f"{evaluate} --out"},
+        "features": {"--out": "--n-tokens 2000 --out"},
+    }
+    (commands,) = blocks(REPOSITORY / "docs/wirings.md", "sh")
+    for line in commands.splitlines():
+        line = line.replace("blocks.7.ln2", "blocks.0.ln1").replace("7.hook_mlp", "0.hook_attn")
+        line = line.replace("blocks.6", "blocks.0")  # the model has one layer
+        verb = shlex.split(line)[1]
+        arguments = shlex.split(smaller(line, short[verb]))[1:]
+        assert cli.main(arguments) == 0, line
+
+
 def test_the_citation_names_the_version_that_is_installed() -> None:
     assert cli.main(["--version"]) == 0
     version = re.search(r"^version: (.+)$", (REPOSITORY / "CITATION.cff").read_text(), re.M)
