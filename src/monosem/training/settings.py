@@ -11,6 +11,9 @@ from monosem.training.objectives import ObjectiveConfig
 from monosem.training.optim import OptimConfig
 from monosem.training.sweep import check_distinct, labels
 
+DEAD_AFTER = 10_000_000
+"""Tokens without firing after which a latent is dead, however long the run (Gao et al. 2024, A.2)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -30,10 +33,8 @@ class TrainConfig:
     """Tokens that are captured at once and shuffled together."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and schedule."""
-    dead_after: int = 10_000_000
-    """Tokens without firing after which a latent counts as dead …"""
     dead_after_share: float = 0.03
-    """… but at most this share of the run, which a short run would otherwise never reach."""
+    """Share of the run without firing after which a latent counts as dead; at most `DEAD_AFTER` tokens."""
     matmul: Literal["auto", "fp32", "onednn", "bf16"] = "auto"
     """Arithmetic of matrix products; `auto` measures this machine and records its choice."""
     log_every: int = 20
@@ -47,7 +48,7 @@ class TrainConfig:
         """Refuse what cannot work."""
         if not self.dictionaries:
             raise ConfigError("`dictionaries` is empty. Name at least one architecture.")
-        for name in ("n_tokens", "batch_size", "buffer_tokens", "dead_after", "log_every"):
+        for name in ("n_tokens", "batch_size", "buffer_tokens", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not 0 < self.dead_after_share <= 1:
@@ -127,7 +128,7 @@ class TrainConfig:
     @property
     def dead_tokens(self) -> int:
         """Tokens without firing after which a latent counts as dead in this run."""
-        return max(1, min(self.dead_after, round(self.dead_after_share * self.n_tokens)))
+        return max(1, min(DEAD_AFTER, round(self.dead_after_share * self.n_tokens)))
 
     @property
     def names(self) -> tuple[str, ...]:
