@@ -271,6 +271,5 @@ def _store_path(found: artifact.Artifact) -> Path:
     looked = " nor at ".join(f"`{p}`" for p in places)
     where = f"is not at {looked}" if places else "lies where it does not record"
     raise ArtifactMissingError(
-        f"The token store of `{found.path}` {where}. "
-        "Pass where it lies now as `tokens`."
+        f"The token store of `{found.path}` {where}. Pass where it lies now as `tokens`."
     )
