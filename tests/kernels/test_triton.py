@@ -24,6 +24,8 @@ from monosem.runtime import matmul
 from monosem.training.learner import Learner
 from monosem.training.optim import OptimConfig
 
+# Triton 3.9 warns where nobody says whether multiplications and additions may be fused
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE = "cpu" if INTERPRETED else "cuda"
