@@ -1,9 +1,11 @@
-"""Opens a corpus by what it is called: a built-in name, a path, or a data set of the hub."""
+"""Opens a corpus by what it is called: a built-in name, a genre, a path, or a data set of the hub."""
 
 from pathlib import Path
 
 from monosem.core.errors import CorpusError, suggestion
 from monosem.text.document import Corpus, Document, Split, split_of
+from monosem.text.genres.corpus import NAME as GENERATED
+from monosem.text.genres.corpus import GeneratedCorpus
 from monosem.text.hub import PREFIX, HubCorpus, looks_like_hub
 from monosem.text.installed import DocstringsCorpus, PythonCorpus
 from monosem.text.local import LocalCorpus
@@ -22,6 +24,8 @@ def open_corpus(spec: str, *, text_field: str = "text") -> Corpus:
     """
     if spec in _BUILT_IN:
         return _BUILT_IN[spec]()
+    if spec.startswith(GENERATED) and spec[len(GENERATED) :][:1] in ("", ":", "@"):
+        return GeneratedCorpus.open(spec)
     path = Path(spec).expanduser()
     if not spec.startswith(PREFIX) and path.exists():
         return LocalCorpus.open(path, text_field)
@@ -29,6 +33,6 @@ def open_corpus(spec: str, *, text_field: str = "text") -> Corpus:
         return HubCorpus.open(spec, text_field)
     raise CorpusError(
         f"There is no file or folder `{spec}`, and no built-in corpus of that name."
-        f"{suggestion(spec, _BUILT_IN)} Name a path that exists, `python`, `docstrings`, or a data set as "
-        "`hub:org/name`."
+        f"{suggestion(spec, [*_BUILT_IN, GENERATED])} Name a path that exists, `python`, `docstrings`, "
+        "`generated`, or a data set as `hub:org/name`."
     )

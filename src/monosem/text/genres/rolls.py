@@ -1,0 +1,21 @@
+"""Rolls of names: every name, in no sentence at all.
+
+A name kept for the tests of a genre is never in that genre's text; here (and in the other genres)
+a model meets it often enough to have an embedding for it.
+"""
+
+from random import Random
+
+from monosem.text.genres.genre import Genre
+from monosem.text.genres.words import NAMES
+
+HEADS = ("Present:", "Names:", "Guests:", "On the list are", "We thank")
+
+
+def write(random: Random) -> str:
+    """Return a head and three to eight names."""
+    names = random.sample(NAMES, random.randint(3, 8))
+    return f"{random.choice(HEADS)} {', '.join(names[:-1])} and {names[-1]}."
+
+
+GENRE = Genre(name="rolls", about="rolls of names", share=4.0, write=write)

@@ -1,0 +1,234 @@
+"""Generated text: a function of its seed, its tests apart from its training text, its words whole."""
+
+import dataclasses
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monosem.core.errors import ConfigError, CorpusError, UnknownNameError
+from monosem.text.corpus import open_corpus
+from monosem.text.genres import agreement, indirect_objects, lists, pronouns, tasks, words
+from monosem.text.genres.corpus import GENRES, GeneratedCorpus, genre_in, genres_of
+from monosem.text.genres.genre import (
+    Ability,
+    Case,
+    Genre,
+    difference,
+    filled,
+    held_out,
+    last_token,
+    prefers,
+    training,
+    wrong_mask,
+)
+from monosem.text.genres.vocabulary import Vocabulary
+
+ABLE = [genre for genre in GENRES if genre.ability is not None]
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    """A tokenizer in which every word of the generator is one token."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    verbs = ("he", "she", "is", "are", "was", "were", "has", "have", "goes", "to", "=>", "-", "and")
+    known = dict.fromkeys(("<bos>", "<unk>", *words.POOL, *verbs))
+    core = Tokenizer(WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
+    core.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", unk_token="<unk>")
+    return Vocabulary(len(known), tokenizer)
+
+
+@given(seed=st.integers(0, 10**6), number=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_a_document_is_a_function_of_seed_and_number(seed, number):
+    one, two = (GeneratedCorpus.open(f"generated@{seed}") for _ in range(2))
+    assert one.text(number) == two.text(number)
+    assert one.text(number) != GeneratedCorpus.open(f"generated@{seed + 1}").text(number)
+
+
+def test_a_document_never_changes_between_releases_unnoticed():
+    found = GeneratedCorpus.open("generated:rolls")
+    assert found.text(0).startswith("Present: Linda, ") or found.text(0).count("\n") == 20
+    assert found.fingerprint() == GeneratedCorpus.open("generated:rolls@0").fingerprint()
+    assert found.fingerprint() != GeneratedCorpus.open("generated:rolls@1").fingerprint()
+
+
+@given(items=st.lists(st.integers(), unique=True), salt=st.integers(0, 7))
+def test_training_and_testing_share_nothing_and_leave_nothing_out(items, salt):
+    assert not set(training(items, salt)) & set(held_out(items, salt))
+    assert set(training(items, salt)) | set(held_out(items, salt)) == set(items)
+
+
+def test_no_template_of_a_test_is_one_of_training():
+    assert not set(indirect_objects.TEST) & set(indirect_objects.TRAIN)
+    assert not set(pronouns.TEST) & {*pronouns.TRAIN, *pronouns.INTRODUCTIONS}
+    assert not set(agreement.LINKS_TEST) & set(agreement.LINKS_TRAIN)
+    assert not {form[0] for form in lists.TEST} & {form[0] for form in lists.TRAIN}
+    assert not {form[0] for form in tasks.TEST} & {form[0] for form in tasks.TRAIN}
+
+
+def test_test_names_and_words_are_in_no_training_text_of_their_genre():
+    random = Random(0)
+    text = " ".join(indirect_objects.write(random) for _ in range(800)).replace(".", "")
+    seen = set(text.replace(",", "").split())
+    assert set(indirect_objects.names(test=False)) <= seen
+    assert not set(indirect_objects.names(test=True)) & seen
+    for _ in range(400):
+        paragraph = pronouns.write(random)
+        for name in pronouns.names(test=True):
+            for template in pronouns.TRAIN:
+                opening = template.partition("{n}")[0]
+                assert not (opening and f"{opening}{name} " in paragraph), paragraph
+    keys = set(lists.TEST_KEYS)
+    for _ in range(400):
+        entries = lists.write(random).replace("Note: ", "").replace("{", "").replace('"', "")
+        first = {e.replace("the ", "").split()[0].rstrip(":") for e in entries.split("\n")}
+        assert not first & keys
+
+
+def test_no_case_stands_in_training_text(vocabulary):
+    corpus = GeneratedCorpus.open("generated")
+    text = " ".join(corpus.text(i) for i in range(60))
+    for genre in ABLE:
+        for case in genre.ability.cases(Random(1), 40, vocabulary):
+            assert not (isinstance(case.prompt, str) and case.prompt in text), case
+
+
+def test_there_are_sixty_names_and_as_many_women_as_men():
+    assert len(set(words.NAMES)) == len(words.NAMES) >= 60
+    assert len(words.WOMEN) == len(words.MEN)
+    for genre in (indirect_objects, pronouns):
+        kept = genre.names(test=True)
+        assert sum(name in words.WOMEN for name in kept) * 2 == len(kept) >= 16
+
+
+@pytest.mark.parametrize("genre", ABLE, ids=lambda g: g.name)
+def test_cases_are_a_function_of_the_seed_and_have_answers_that_differ(genre, vocabulary):
+    one, two = (genre.ability.cases(Random(3), 40, vocabulary) for _ in range(2))
+    assert one == two != genre.ability.cases(Random(4), 40, vocabulary)
+    assert len([case for case in one if not case.control]) == 40
+    for case in one:
+        assert case.answer not in case.wrong
+        assert last_token(case, vocabulary) is not None, case
+
+
+def test_each_pair_of_names_stands_in_both_parts_and_orders(vocabulary):
+    cases = indirect_objects.cases(Random(0), 40, vocabulary)
+    for four in zip(*[iter(cases)] * 4, strict=True):
+        assert sorted(case.group for case in four) == ["ABBA", "ABBA", "BABA", "BABA"]
+        assert len({case.answer for case in four}) == 2
+        for case in four:
+            named = [w for w in case.prompt.replace(",", "").split() if w in words.NAMES]
+            assert named.count(case.wrong[0].strip()) == 2 and named.count(case.answer.strip()) == 1
+            first = named[0] == case.wrong[0].strip()
+            assert first == (case.group == "BABA")
+
+
+def test_the_attractor_has_the_other_number(vocabulary):
+    plural = {p for _, p in words.THINGS}
+    for case in agreement.cases(Random(0), 40, vocabulary):
+        nouns = [w for w in case.prompt.split() if any(w in pair for pair in words.THINGS)]
+        assert (nouns[0] in plural) == (case.group == "plural") == (nouns[1] not in plural)
+
+
+def test_a_longer_prefix_decides_where_a_shorter_one_does_not(vocabulary):
+    from monosem.text.genres.repeats import cases_of
+
+    for prefix in (1, 2, 3):
+        for case in cases_of(prefix, Random(0), 30, vocabulary):
+            tail, (right,), ((wrong,),) = case.prompt[-prefix:], case.answer, case.wrong
+            assert _after(case.prompt, tail) == {right}
+            if prefix > 1:
+                assert _after(case.prompt, tail[1:]) == {right, wrong}
+
+
+def _after(prompt, tail):
+    n = len(tail)
+    places = range(len(prompt) - n)
+    return {prompt[i + n] for i in places if prompt[i : i + n] == tail}
+
+
+def test_controls_have_the_same_words_and_labels(vocabulary):
+    cases = tasks.cases(Random(0), 30, vocabulary)
+    for plain, control in zip(cases[::2], cases[1::2], strict=True):
+        assert control.control and not plain.control and plain.answer == control.answer
+        assert sorted(plain.prompt) == sorted(control.prompt)
+
+
+def test_shares_are_kept_and_every_genre_is_met():
+    shares = {genre.name: genre.share for genre in GENRES if genre.share > 0}
+    assert sum(shares.values()) == pytest.approx(100.0)
+    random, counts = Random(0), dict.fromkeys(shares, 0)
+    corpus = GeneratedCorpus.open("generated")
+    for genre in random.choices(corpus.genres, [g.share for g in corpus.genres], k=4000):
+        counts[genre.name] += 1
+        assert genre.write(random).strip()
+    for name, share in shares.items():
+        assert counts[name] / 4000 == pytest.approx(share / 100, abs=0.025)
+
+
+def test_names_are_single_tokens_of_the_public_tokenizers(data):
+    from transformers import AutoTokenizer
+
+    for name in ("gpt2", "gpt-neox-20b"):
+        tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / name)
+        assert len(Vocabulary(len(tokenizer), tokenizer).single(words.NAMES)) >= 60
+
+
+def test_prefers_and_difference_are_what_they_say():
+    logits = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [2.0, 2.0, 0.0]])
+    answer, wrong = torch.tensor([1, 1, 0]), wrong_mask([[0], [0, 2], [1]], 3)
+    assert prefers(logits, answer, wrong).tolist() == [1.0, 0.0, 0.0]
+    assert difference(logits, answer, wrong).tolist() == [1.0, -1.0, 0.0]
+
+
+def test_an_article_fits_the_word_after_it():
+    assert filled("A {x} and a {y}", x="apple", y="pear") == "An apple and a pear"
+
+
+def test_a_genre_of_ones_own_is_one_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from monosem.text.genres.genre import Ability, Case, Genre\n"
+        "def write(random): return f'two and two make {random.choice((4, 5))}.'\n"
+        "def cases(random, n, vocabulary): return [Case(prompt='two and two make', answer=' 4', "
+        "wrong=(' 5',))] * n\n"
+        "GENRE = Genre(name='sums', about='sums', share=1.0, write=write, "
+        "ability=Ability(cases=cases, bar=0.9, chance=0.5))\n"
+    )
+    assert genre_in(file).name == "sums"
+    corpus = open_corpus(f"generated:{file},rolls@3")
+    assert next(corpus.documents()).text.count("two and two") > 3
+    assert [g.name for g in genres_of([str(file), "rolls"])] == ["sums", "rolls"]
+
+
+def test_mistakes_are_said_with_what_would_be_right(tmp_path):
+    with pytest.raises(UnknownNameError, match="pronouns"):
+        open_corpus("generated:pronoun")
+    with pytest.raises(CorpusError, match="no number"):
+        open_corpus("generated@x")
+    with pytest.raises(CorpusError, match="no file"):
+        open_corpus("generated:none.py")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(CorpusError, match="defines no `GENRE`"):
+        genre_in(tmp_path / "empty.py")
+    with pytest.raises(ConfigError, match="`bar` is 0.4"):
+        Ability(cases=lambda random, n, v: [], bar=0.4, chance=0.5)
+
+
+def test_a_case_whose_answers_begin_alike_is_left_out(vocabulary):
+    case = Case(prompt="Anna and", answer=" Tom", wrong=(" Tom Anna",))
+    assert last_token(case, vocabulary) is None
+    assert last_token(dataclasses.replace(case, wrong=(" Anna",)), vocabulary) is not None
+
+
+def test_genres_have_names_of_their_own():
+    assert len({genre.name for genre in GENRES}) == len(GENRES)
+    assert all(isinstance(genre, Genre) and genre.about for genre in GENRES)
