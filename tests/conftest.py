@@ -108,3 +108,58 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         return connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def on_ranks():
+    """`on_ranks(2, work)`: what `work(rank)` answers in as many processes, begun as by `torchrun`."""
+    return _on_ranks
+
+
+def _on_ranks(n, work, *, seconds=60):
+    import multiprocessing
+    import warnings
+
+    import torch.distributed as dist
+
+    context = multiprocessing.get_context("fork")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes = [context.Pipe(duplex=False) for _ in range(n)]
+    ranks = [
+        context.Process(target=_as_rank, args=(rank, n, port, work, pipes[rank][1]))
+        for rank in range(n)
+    ]
+    with warnings.catch_warnings():  # of threads in a process that forks: none of them holds a lock
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for rank in ranks:
+            rank.start()
+    store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    for rank in ranks:
+        rank.join(seconds)
+        if rank.is_alive():
+            for each in ranks:
+                each.kill()
+            pytest.fail(f"ranks did not end within {seconds} seconds")
+    del store  # which lives as long as the ranks, as that of `torchrun` does
+    answers = [pipe.recv() if pipe.poll() else None for pipe, _ in pipes]
+    for answer, rank in zip(answers, ranks, strict=True):
+        if isinstance(answer, AssertionError):
+            raise answer
+        if answer is None and rank.exitcode == 1:
+            pytest.fail("a rank failed; what it wrote is above")
+    return answers
+
+
+def _as_rank(rank, n, port, work, pipe):
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place["TORCHELASTIC_USE_AGENT_STORE"] = True
+    os.environ.update({name: str(value) for name, value in place.items()})
+    torch.set_num_threads(1)
+    try:
+        pipe.send(work(rank))
+    except AssertionError as error:
+        pipe.send(AssertionError(f"rank {rank}: {error}"))
+        os._exit(1)

@@ -15,6 +15,7 @@ MonosemError
 │   ├── ArtifactCorruptError                     truncated, altered or half-written
 │   └── StorageFullError                         the disk took no more
 ├── ResumeError            (RuntimeError)       a checkpoint of another run
+├── RankLostError          (RuntimeError)       another rank of the same run has ended
 └── MissingExtraError      (ImportError)        an optional dependency that is not installed
 """
 
@@ -84,6 +85,10 @@ class StorageFullError(ArtifactError):
 
 class ResumeError(MonosemError, RuntimeError):
     """A checkpoint that belongs to another run than the one that wants to go on."""
+
+
+class RankLostError(MonosemError, RuntimeError):
+    """Another rank of the same run has ended, so that this one cannot go on."""
 
 
 class MissingExtraError(MonosemError, ImportError):
