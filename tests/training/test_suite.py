@@ -133,6 +133,10 @@ def test_a_suite_has_no_target(model, store, tmp_path):
 def test_patterns_name_sites_in_forward_order(model):
     found = matching_sites(model, ["blocks.*.hook_{resid_post,attn_out}", "blocks.0.mlp.post"])
     assert found == SITES
+    everywhere = matching_sites(model, ["blocks.*"])
+    assert not any("scores" in name or "pattern" in name or "scale" in name for name in everywhere)
+    assert "blocks.0.attn.hook_z" in everywhere
+    assert matching_sites(model, ["blocks.*.hook_attn_scores", "blocks.0.attn.*pattern"])
     with pytest.raises(UnknownNameError, match=r"matches `blocks.\*.hook_mpl_out`.*mlp_out"):
         matching_sites(model, ["blocks.*.hook_mpl_out"])
     with pytest.raises(UnknownNameError, match=r"its part `blocks.\*.hook_resid_pots`"):
@@ -163,6 +167,10 @@ def test_the_command_line_trains_and_measures_a_suite(model, store, tmp_path, mo
     found = json.loads(capsys.readouterr().out)["sites"]
     assert list(found) == ["blocks.0.hook_attn_out", "blocks.0.hook_resid_post"]
     assert list(found["blocks.0.hook_attn_out"]["dictionaries"]) == ["topk-k2", "topk-k4"]
+    assert cli.main([*evaluate, "--out", "evaluation"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("delta CE") == 1  # one table for all sites
+    assert "blocks.0.hook_resid_post/topk-k4" in said
     assert cli.main(["evaluate", "suite/blocks.0.hook_attn_out/topk-k2", *short.split()]) == 0
     assert cli.main(["features", "suite"]) == 2
     assert "suite/blocks.0.hook_attn_out/topk-k2" in capsys.readouterr().err

@@ -114,21 +114,38 @@ def main(arguments: list[str]) -> int:
 
 def _suite(given: Arguments) -> int:
     """Measure every site of a suite; results of each lie in a folder of its name."""
+    sites = list(Suite.open(given.folder))
+    for site in sites if given.out is not None else ():
+        artifact.check_target(cast(Path, given.out) / site, KIND)
     results: Json = {}
-    for site, folder in ((site, given.folder / site) for site in Suite.open(given.folder)):
+    model: LanguageModel | None = None
+    for site in sites:
+        folder = given.folder / site
         out = None if given.out is None else given.out / site
-        own = dataclasses.replace(given, folder=folder, out=out)
-        if out is not None:
-            artifact.check_target(out, KIND)
         dictionaries = open_dictionaries(folder)
         store = open_store(given.tokens, dictionaries, folder)
-        model = open_model(given.model, dictionaries, given.device)
+        model = model or open_model(given.model, dictionaries, given.device)
+        own = dataclasses.replace(given, folder=folder, out=out)
         results[site] = _results(own, dictionaries, model, store)
         if not given.json:
-            print(f"{report(results[site])}\n")
-    if given.json:
-        print(json.dumps({"sites": results}, indent=2))
+            sys.stderr.write(f"{site}: measured.\n")
+    print(json.dumps({"sites": results}, indent=2) if given.json else suite_report(results))
     return 0
+
+
+def suite_report(results: Json) -> str:
+    """Return the evaluations of a suite as one table, a row for each dictionary of each site."""
+    rows = {
+        f"{site}/{name}": measures
+        for site, found in results.items()
+        for name, measures in cast(dict[str, Json], found["dictionaries"]).items()
+    }
+    last = cast(Json, next(reversed(results.values())))
+    parts = [_tables_below(rows)]
+    for found in results.values():
+        own = cast(dict[str, Json], found["dictionaries"])
+        parts.append(_notes(own, next(iter(own.values()))))
+    return "\n\n".join([*parts, *_losses(last)])
 
 
 def open_dictionaries(folder: Path) -> dict[str, Dictionary[Any]]:
@@ -199,13 +216,18 @@ def report(results: Json) -> str:
     """Return the tables of an evaluation, with a line on what was read and what is void."""
     dictionaries = cast(dict[str, Json], results["dictionaries"])
     first = next(iter(dictionaries.values()))
-    parts = [_table(dictionaries), _notes(dictionaries, first)]
-    if results["language_model"]:
-        losses = cast(dict[str, float], results["language_model"])
-        names = {"loss": "this model"}
-        rows = [[names.get(k, f"Kneser–Ney {k}"), f"{v:.3f}"] for k, v in losses.items()]
-        parts.append(table.text(["held-out loss", "nats a token"], rows))
+    parts = [_table(dictionaries), _notes(dictionaries, first), *_losses(results)]
     return "\n\n".join(parts)
+
+
+def _losses(results: Json) -> list[str]:
+    """Return the table of the language model beside n-gram models, if they were measured."""
+    if not results["language_model"]:
+        return []
+    losses = cast(dict[str, float], results["language_model"])
+    names = {"loss": "this model"}
+    rows = [[names.get(k, f"Kneser–Ney {k}"), f"{v:.3f}"] for k, v in losses.items()]
+    return [table.text(["held-out loss", "nats a token"], rows)]
 
 
 def _results(
@@ -243,15 +265,23 @@ def _results(
 
 
 def _table(dictionaries: dict[str, Json]) -> str:
-    shown = [row for row in ROWS if any(row[1] in m for m in dictionaries.values())]
     if len(dictionaries) > MOST_COLUMNS:
-        cut = next((i for i, row in enumerate(shown) if row[1] == SECOND), len(shown))
-        parts = (_below(dictionaries, part) for part in (shown[:cut], shown[cut:]) if part)
-        return "\n\n".join(parts)
+        return _tables_below(dictionaries)
     rows = [
-        [title, *(_cell(m, key, kind) for m in dictionaries.values())] for title, key, kind in shown
+        [title, *(_cell(m, key, kind) for m in dictionaries.values())]
+        for title, key, kind in _shown(dictionaries)
     ]
     return table.text(["", *dictionaries], rows)
+
+
+def _shown(dictionaries: dict[str, Json]) -> list[tuple[str, str, str]]:
+    return [row for row in ROWS if any(row[1] in m for m in dictionaries.values())]
+
+
+def _tables_below(dictionaries: dict[str, Json]) -> str:
+    shown = _shown(dictionaries)
+    cut = next((i for i, row in enumerate(shown) if row[1] == SECOND), len(shown))
+    return "\n\n".join(_below(dictionaries, part) for part in (shown[:cut], shown[cut:]) if part)
 
 
 def _below(dictionaries: dict[str, Json], shown: Sequence[tuple[str, str, str]]) -> str:

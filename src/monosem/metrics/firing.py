@@ -60,8 +60,8 @@ def count_firing(
             for name, dictionary in dictionaries.items():
                 for rows in x.split(ROWS_AT_ONCE):
                     counts[name] += dictionary.firings(rows)
+            bar.advance(min(len(x), max(0, n_tokens - sum(seen.values()))))
             seen[split] += len(x)
-            bar.advance(len(x))
     return {
         name: Firing(n_fired=n_fired.cpu(), n_tokens=dict(seen), matmul=policy)
         for name, n_fired in counts.items()

@@ -171,13 +171,13 @@ def ordinary_mean(place: Place, n_tokens: int, seed: int, batch: int) -> Float[T
     wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no doubles
     total = torch.zeros(sum(place.written_widths), dtype=torch.float64)
     seen = 0
-    with progress("mean of the site", n_tokens) as bar:
+    with progress("mean of the site (contexts)", len(contexts)) as bar:
         for block in blocks(place.store, contexts, batch):
             seen_here = place.model.capture(block.tokens, list(place.writes))
             x = side_by_side(seen_here, place.writes)[block.ordinary.to(device)]
             total += x.sum(0, dtype=wide).cpu()
             seen += len(x)
-            bar.advance(len(x))
+            bar.advance(len(block.tokens))
     mean = total / seen
     return mean.to(device, wide)
 

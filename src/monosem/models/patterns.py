@@ -9,11 +9,16 @@ from monosem.models.language_model import LanguageModel
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
+NO_VECTORS = ("attn_scores", "pattern", "scale")
+"""Points where a token has no vector: `*` leaves them out, unless the pattern names them."""
+
 
 def matching_sites(model: LanguageModel, patterns: Iterable[str]) -> tuple[str, ...]:
     """Return the sites of `model` that any of `patterns` names, each once, in forward order.
 
     `*`, `?` and `[…]` stand for characters, `{a,b}` for either; a plain name may leave `hook_` out.
+    Patterns find what has a vector for each token: scores, patterns of attention and scales of norms
+    only where their own names stand in the pattern.
     `UnknownNameError` lists names near to a pattern that matches nothing.
     """
     names = model.sites()
@@ -23,7 +28,11 @@ def matching_sites(model: LanguageModel, patterns: Iterable[str]) -> tuple[str, 
             if not set("*?[") & set(single):
                 found.add(str(model.check_site(single)))
                 continue
-            matched = fnmatch.filter(names, single)
+            matched = [
+                name
+                for name in fnmatch.filter(names, single)
+                if not any(name.endswith(f"hook_{point}") and point not in single for point in NO_VECTORS)
+            ]
             if not matched:
                 raise UnknownNameError(_nothing(model, pattern, single, names))
             found.update(matched)
