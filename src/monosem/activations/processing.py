@@ -1,35 +1,37 @@
 """Processing: dictionaries of models whose weights were rewritten first, fitted to the model as it is.
 
-Libraries that analyse models rewrite them so that the same function is easier to read, and dictionaries
-trained on the rewritten model read other activations:
+Such a dictionary reads other activations (`processed.py` has the formulas). Where that is exact it takes
+the difference up:
 
-    centred             what is written to the residual stream has its mean taken away, which LayerNorm
-                        does not see: a residual x is x - mean of x. The dictionary sees that, and the
-                        mean is added to what it makes of it: exact, for it is a projection of x.
-    layer_norm_folded   gain g and bias c of a norm moved into what reads it: `hook_normalized` is
-                        (y - c) / g where plain y is y. Encoder and decoder take g and c up: exact.
+    centred     the dictionary sees x - mean of x, and the mean is added to what it makes of it: exact,
+                for it is a projection of x
+    gain g and offset c of channels    W_enc / g, W_dec * g, and c in the biases: exact where no g is 0
 
-What is not exact is refused by name: centring in a model with RMS norms, which do see the mean; a
-transcoder into a centred output, of which the mean cannot be known from what it reads; a gain of zero.
+What no dictionary can take up is reproduced in capture: the model is seen as the processed one
+(`ProcessedModel`), and the dictionary is left as it is. So it is with what writes into a centred residual
+stream from elsewhere, whose mean cannot be known from what it reads; with several sites of which some are
+centred; with cross-layer transcoders, tied and normalised dictionaries of folded norms; and with gains
+of zero. What neither can is refused by name: a processing that is unknown, or heads that were refactored.
 """
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from monosem.activations.processed import Centring, Change, ProcessedModel, Scaling, change
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.gated import Gated
 from monosem.dictionaries.normalised import Normalised, NormalisedConfig
-from monosem.models import norms
+from monosem.dictionaries.saving import steps
 from monosem.models.language_model import LanguageModel
-from monosem.models.places import base_of, submodule
-from monosem.models.site import RESIDUAL_POINTS
+
+Changes = list[Change | None]
 
 
 def for_model(
@@ -40,134 +42,135 @@ def for_model(
 ) -> Dictionary[Any]:
     """The dictionary that does on `model` as it is what this one does on the model it was trained on.
 
-    `reads` and `writes` are its sites, where it does not record them. It is the same one where that
-    model was not processed, or where that is not recorded; else a copy, or `ConfigError` where there is
-    none that is exact.
+    `reads` and `writes` are its sites, where it does not record them. It is the same one where both
+    models have the same there; else a copy, or `ConfigError` where none is exact.
     """
-    processing = dictionary.origin.processing
-    if processing in ("", "none"):
+    read, written = _changes(dictionary, model, reads, writes)
+    if not any(read + written):
         return dictionary
-    ins = dictionary.sites_in or tuple(reads)
-    outs = dictionary.sites_out or tuple(writes) or ins
+    if not _folds(dictionary, read, written):
+        processing = dictionary.origin.processing
+        raise ConfigError(
+            f"The dictionary was trained on a model processed as `{processing}`, and as a "
+            f"`{dictionary.architecture}` wired as `{dictionary.wiring.kind}` it cannot take up what that "
+            "changes at its sites. See the model as that one: "
+            f"`activations.processed.ProcessedModel(model, '{processing}')`."
+        )
+    if isinstance(read[0], Centring):
+        return _centred(dictionary)
+    return _unfolded(dictionary, model, (read, written), (reads, writes))
+
+
+def fitted(
+    dictionaries: Mapping[str, Dictionary[Any]],
+    model: LanguageModel,
+    reads: Sequence[str] = (),
+    writes: Sequence[str] = (),
+) -> tuple[dict[str, Dictionary[Any]], LanguageModel]:
+    """Dictionaries and a model that fit together: these fitted, or `model` seen as they were trained.
+
+    All read and write the same sites.
+    """
+    left: dict[str, str] = {}
+    for name, dictionary in dictionaries.items():
+        changes = _changes(dictionary, model, reads, writes)
+        if any(changes[0] + changes[1]) and not _folds(dictionary, *changes):
+            left[name] = dictionary.origin.processing
+    if not left:
+        own = {name: for_model(d, model, reads, writes) for name, d in dictionaries.items()}
+        return own, model
+    wanted = next(iter(left.values()))
+    others = [name for name, d in dictionaries.items() if d.origin.processing != wanted]
+    if others:
+        raise ConfigError(
+            f"`{next(iter(left))}` needs a model seen as processed (`{wanted}`), and `{others[0]}` is of "
+            "another. Use each by itself."
+        )
+    return dict(dictionaries), ProcessedModel(model, wanted)
+
+
+def _changes(
+    dictionary: Dictionary[Any],
+    model: LanguageModel,
+    reads: Sequence[str],
+    writes: Sequence[str],
+) -> tuple[Changes, Changes]:
+    """What the processing changes where it reads, and where it writes."""
+    processing = dictionary.origin.processing
+    if not steps(processing):
+        return [], []
+    ins, outs = _sites(dictionary, reads, writes)
     if not ins:
         raise ConfigError(
             f"The dictionary was trained on a model processed as `{processing}` and does not record its "
             "site, on which it depends what that changes. Name it: `site='blocks.0.hook_resid_post'`."
         )
-    if processing == "centred":
-        return _centred(dictionary, model, ins, outs)
-    if processing == "layer_norm_folded":
-        return _unfolded(dictionary, model, ins, outs)
-    raise ConfigError(
-        f"The dictionary was trained on a model whose weights were processed as `{processing}`, which "
-        "is unknown. Known are none, centred and layer_norm_folded; correct what it records."
-    )
+    read, written = ([change(model, site, processing) for site in own] for own in (ins, outs))
+    return read, written
 
 
-def _centred(
-    dictionary: Dictionary[Any], model: LanguageModel, ins: tuple[str, ...], outs: tuple[str, ...]
-) -> Dictionary[Any]:
-    reads = [_in_residual(model, site) for site in ins]
-    writes = [_in_residual(model, site) for site in outs]
-    if not any(reads + writes):
-        return dictionary
-    norm = _last_norm(model)
-    if not norms.is_centred(norm):
-        raise ConfigError(
-            f"The dictionary was trained with centred writing weights, but `{model.name}` has norms of "
-            f"type {type(norm).__name__}, to which the mean is not nothing. Load the model it was "
-            "trained on."
-        )
-    if not dictionary.writes_what_it_reads or len(reads) != 1:
-        raise ConfigError(
-            f"The dictionary makes {', '.join(outs)} of a model with centred writing "
-            "weights; the mean of the plain activation cannot be known from what it reads. Use it with "
-            "the centred model, or one that was trained on the plain model."
-        )
+def _sites(
+    dictionary: Dictionary[Any], reads: Sequence[str], writes: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    ins = dictionary.sites_in or tuple(reads)
+    return ins, dictionary.sites_out or tuple(writes) or ins
+
+
+def _folds(dictionary: Dictionary[Any], read: Changes, written: Changes) -> bool:
+    """Whether a dictionary can take up these changes exactly."""
+    changes = [own for own in read + written if own is not None]
+    if any(isinstance(own, Centring) for own in changes):
+        return dictionary.writes_what_it_reads and len(read) == 1
+    if dictionary.wiring.kind == "clt" or dictionary.architecture in ("tied", "normalised"):
+        return False
+    return all(isinstance(own, Scaling) and own.invertible for own in changes)
+
+
+def _centred(dictionary: Dictionary[Any]) -> Dictionary[Any]:
     widths = {name: getattr(dictionary, name) for name in ("d_in", "d_out", "n_latents")}
     config = NormalisedConfig(inner=dictionary.config, normalisation="centred", **widths)
-    fitted = Normalised(config)
-    fitted.inner = copy.deepcopy(dictionary)
-    fitted.conventions = dictionary.conventions
-    fitted.origin = dataclasses.replace(dictionary.origin, processing="none")
-    return fitted.to(dictionary.W_dec.device)
+    own = Normalised(config)
+    own.inner = copy.deepcopy(dictionary)
+    own.conventions = dictionary.conventions
+    own.origin = dataclasses.replace(dictionary.origin, processing="none")
+    return own.to(dictionary.W_dec.device)
 
 
 def _unfolded(
-    dictionary: Dictionary[Any], model: LanguageModel, ins: tuple[str, ...], outs: tuple[str, ...]
+    dictionary: Dictionary[Any],
+    model: LanguageModel,
+    changes: tuple[Changes, Changes],
+    given: tuple[Sequence[str], Sequence[str]],
 ) -> Dictionary[Any]:
-    read = [_affine(model, site) for site in ins]
-    written = [_affine(model, site) for site in outs]
-    if all(part is None for part in read + written):
-        return dictionary
-    if dictionary.wiring.kind == "clt" or dictionary.architecture in ("tied", "normalised"):
-        raise ConfigError(
-            f"The dictionary reads {', '.join(ins)} of a model with folded norms, and a "
-            f"`{dictionary.architecture}` wired as `{dictionary.wiring.kind}` cannot take the norm's gain "
-            "up. Use it with the folded model."
-        )
-    gain_in, bias_in = _side(dictionary, model, read, ins)
-    gain_out, bias_out = _side(dictionary, model, written, outs)
-    fitted = copy.deepcopy(dictionary)
+    ins, outs = _sites(dictionary, *given)
+    gain_in, bias_in = _side(dictionary, model, changes[0], ins)
+    gain_out, bias_out = _side(dictionary, model, changes[1], outs)
+    own = copy.deepcopy(dictionary)
     with torch.no_grad():
-        fitted.W_enc.div_(gain_in[:, None])
-        if not fitted.conventions.subtract_b_dec:  # else the bias is taken up by the centre
-            shift = bias_in @ fitted.W_enc
-            fitted.b_enc.sub_(shift)
-            if isinstance(fitted, Gated):
-                fitted.b_mag.sub_(fitted.r_mag.exp() * shift)
-        fitted.b_dec.mul_(gain_out).add_(bias_out)
-        fitted.W_dec.mul_(gain_out)
-        if fitted.wiring.skip:
-            fitted.W_skip.div_(gain_in[:, None]).mul_(gain_out)
-            fitted.b_dec.sub_(bias_in @ fitted.W_skip)
-    fitted.origin = dataclasses.replace(dictionary.origin, processing="none")
-    return fitted
+        own.W_enc.div_(gain_in[:, None])
+        if not own.conventions.subtract_b_dec:  # else the bias is taken up by the centre
+            shift = bias_in @ own.W_enc
+            own.b_enc.sub_(shift)
+            if isinstance(own, Gated):
+                own.b_mag.sub_(own.r_mag.exp() * shift)
+        own.b_dec.mul_(gain_out).add_(bias_out)
+        own.W_dec.mul_(gain_out)
+        if own.wiring.skip:
+            own.W_skip.div_(gain_in[:, None]).mul_(gain_out)
+            own.b_dec.sub_(bias_in @ own.W_skip)
+    own.origin = dataclasses.replace(dictionary.origin, processing="none")
+    return own
 
 
 def _side(
-    dictionary: Dictionary[Any],
-    model: LanguageModel,
-    parts: list[tuple[Tensor, Tensor] | None],
-    sites: tuple[str, ...],
+    dictionary: Dictionary[Any], model: LanguageModel, changes: Changes, sites: tuple[str, ...]
 ) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
-    """Gains and biases of all columns of one side; ones and zeros where no norm is read."""
+    """Gains and offsets of all columns of one side; ones and zeros where nothing changes."""
     like = dictionary.W_dec
-    gains, biases = [], []
-    for part, site in zip(parts, sites, strict=True):
+    gains, offsets = [], []
+    for own, site in zip(changes, sites, strict=True):
         width = model.width(site)
-        gain, bias = (torch.ones(width), torch.zeros(width)) if part is None else part
-        if bool((gain == 0).any()):
-            raise ConfigError(
-                f"The norm at `{site}` of `{model.name}` has a gain of zero in {int((gain == 0).sum())} "
-                "channels, from which the folded activation cannot be told. Use the folded model."
-            )
-        gains.append(gain.to(like))
-        biases.append(bias.to(like))
-    return torch.cat(gains), torch.cat(biases)
-
-
-def _affine(model: LanguageModel, site: str) -> tuple[Tensor, Tensor] | None:
-    """Gain and bias of the norm that `site` is the output of, None where it is another place."""
-    found = model.check_site(site)
-    if not found.point.endswith("hook_normalized"):
-        return None
-    norm = _norm(model, found.point, found.layer)
-    gain = norms.gain(norm).detach()
-    bias = getattr(norm, "bias", None)
-    return gain, torch.zeros_like(gain) if bias is None else bias.detach()
-
-
-def _in_residual(model: LanguageModel, site: str) -> bool:
-    return model.check_site(site).point in RESIDUAL_POINTS
-
-
-def _norm(model: LanguageModel, point: str, layer: int | None) -> nn.Module:
-    if layer is None:
-        return _last_norm(model)
-    path = model.family.ln1 if point.startswith("ln1") else model.family.ln2
-    return submodule(model.blocks[layer], path)
-
-
-def _last_norm(model: LanguageModel) -> nn.Module:
-    return submodule(base_of(model.model, model.family), model.family.ln_final)
+        scaled = isinstance(own, Scaling)
+        gains.append((own.gain if scaled else torch.ones(width)).to(like))
+        offsets.append((own.offset if scaled else torch.zeros(width)).to(like))
+    return torch.cat(gains), torch.cat(offsets)

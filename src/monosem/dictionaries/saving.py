@@ -15,6 +15,9 @@ from monosem.core.errors import ArtifactCorruptError
 
 KIND = "dictionary"
 WEIGHTS = "weights.safetensors"
+PROCESSINGS = ("centred", "layer_norm_folded", "value_biases_folded")
+"""What other libraries do to a model's weights, which changes what its sites hold: writing weights are
+centred, gains and biases of norms are moved into what reads them, biases of values into the output's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +37,23 @@ class Origin:
     source: str = ""
     """The format it was read from, and what that calls its kind, where it was not trained here."""
     processing: str = ""
-    """What was done to the weights of the model it was trained on: none, centred, layer_norm_folded."""
+    """What was done to the weights of the model it was trained on: none, or some of `PROCESSINGS`, joined by
+    a comma and a space."""
     context: int = 0
     """Tokens of a context in training, 0 where that is not recorded."""
     prepend_bos: bool | None = None
     """Whether contexts began with BOS, None where that is not recorded."""
     remarks: tuple[str, ...] = ()
     """What whoever uses it should know: roundings, doubts about the version that wrote it."""
+
+
+def steps(processing: str) -> tuple[str, ...]:
+    """What a record of processing lists; nothing where that is "none", or not known.
+
+    >>> steps("centred, layer_norm_folded"), steps("none")
+    (('centred', 'layer_norm_folded'), ())
+    """
+    return () if processing in ("", "none", "unknown") else tuple(processing.split(", "))
 
 
 @dataclass(frozen=True)

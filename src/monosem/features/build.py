@@ -10,6 +10,7 @@
 Only ordinary tokens count: BOS, first positions and special tokens are neither encoded nor counted.
 """
 
+import dataclasses
 import shutil
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from monosem.activations.processing import for_model
+from monosem.activations.processing import fitted as fit
 from monosem.core import artifact
 from monosem.core.config import Json
 from monosem.core.errors import ConfigError
@@ -113,14 +114,16 @@ def build_features(
         sys.stderr.write(f"`{out}` is already there; used again.\n")
         return FeatureDatabase(found, store)
     whole = Place(model, store, place.site, stream.target_of({dictionary.architecture: dictionary}))
-    fitted = for_model(dictionary, model, whole.reads, whole.writes)
-    check_first_use({dictionary.architecture: fitted}, whole)
+    own = {dictionary.architecture: dictionary}
+    fitted, seen = fit(own, model, whole.reads, whole.writes)
+    place, whole = (dataclasses.replace(p, model=seen) for p in (place, whole))
+    check_first_use(fitted, whole)
     summary: Json = {}
     inputs = {name: recorded[name]["hash"] for name in ("dictionary", "model", "tokens")}
     with artifact.writing(
         out, kind=KIND, config=recorded, inputs=inputs, seed=config.seed, summary=summary
     ) as folder:
-        summary.update(_fill(folder, fitted, place, config))
+        summary.update(_fill(folder, fitted[dictionary.architecture], place, config))
     return FeatureDatabase.open(out, tokens=store.path)
 
 

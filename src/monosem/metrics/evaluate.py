@@ -13,6 +13,7 @@ here (`runtime/matmul.py`) and says which, as `density_matmul`.
 A measure that cannot be had is null, and `void` says why (`loss_recovered.py`).
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from monosem.activations.processing import for_model
+from monosem.activations.processing import fitted as fit
 from monosem.core.config import Json, to_json
 from monosem.core.errors import ConfigError, ShapeMismatchError
 from monosem.dictionaries.baselines import Neurons
@@ -111,9 +112,8 @@ def evaluate_many(
     place = Place(model, store, site_of(dictionaries, site), target_of(dictionaries))
     check(dictionaries, place)
     neurons = neurons and not place.target and len(place.reads) == 1
-    fitted = {
-        name: for_model(d, model, place.reads, place.writes) for name, d in dictionaries.items()
-    }
+    fitted, seen = fit(dictionaries, model, place.reads, place.writes)
+    place = dataclasses.replace(place, model=seen)
     check_first_use(fitted, place)
     own = {name: on_device(d, model.device) for name, d in fitted.items()}
     if not neurons:

@@ -58,6 +58,14 @@ from monosem.dictionaries.formats.releases import release
             "centred",
         ),
         (
+            "gpt2-small-hook-z-kk/blocks.11.hook_z",
+            "ckkissane/attn-saes-gpt2-small-all-layers",
+            "gpt2-small_L11_Hcat_z_lr1.20e-03_l13.00e+00_ds24576_bs4096_dc3.16e-06_rsanthropic_rie25000_nr4_v9.pt",
+            "gpt2",
+            "blocks.11.attn.hook_z",
+            "centred, layer_norm_folded, value_biases_folded",
+        ),
+        (
             "pythia-70m-deduped-res-sm/blocks.3.hook_resid_post",
             "ctigges/pythia-70m-deduped__res-sm_processed",
             "3-res-sm",

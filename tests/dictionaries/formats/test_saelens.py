@@ -308,6 +308,26 @@ def test_versions_that_saved_wrong_thresholds_are_remarked(
             "hook_embed",
             "centred",
         ),
+        (
+            {
+                "hook_name": "blocks.2.attn.hook_z",
+                "model_from_pretrained_kwargs": {
+                    **{"fold_ln": True, "center_writing_weights": True, "center_unembed": True},
+                    **{"fold_value_biases": True, "refactor_factored_attn_matrices": False},
+                },
+            },
+            "blocks.2.attn.hook_z",
+            "centred, layer_norm_folded, value_biases_folded",
+        ),
+        (
+            {
+                "hook_name": "blocks.2.ln2.hook_normalized",  # without its gain
+                "model_name": "google/gemma-2-2b",
+                "model_from_pretrained_kwargs": {"refactor_factored_attn_matrices": True},
+            },
+            "blocks.2.ln2.hook_normalized",
+            "layer_norm_folded, attention_refactored",
+        ),
     ],
 )
 def test_places_are_in_the_houses_words(
@@ -316,6 +336,8 @@ def test_places_are_in_the_houses_words(
     config, tensors = file("standard", metadata={"sae_lens_version": "6.5.0", **metadata})
     place = saelens.read(config, tensors).place
     assert (place.site, place.processing) == (site, processing)
+    again = saelens.read(*written(saelens.read(config, tensors)))
+    assert (again.place.site, again.place.processing) == (site, processing)
 
 
 def test_what_saelens_has_no_class_for_is_refused_with_the_reason(draw: Any) -> None:

@@ -167,3 +167,10 @@ def test_one_of_a_processed_model_is_not_written_as_one_of_the_plain_model(draw)
     normed = dataclasses.replace(folded, site="blocks.3.ln2.hook_normalized")
     with pytest.raises(ConfigError, match="layer_norm_folded"):
         sparsify.written(dataclasses.replace(found, place=normed))
+    elsewhere = dataclasses.replace(normed, processing="centred")  # which a norm does not see
+    assert sparsify.written(dataclasses.replace(found, place=elsewhere))[0]["k"] == K
+    heads = dataclasses.replace(
+        folded, site="blocks.3.attn.hook_z", processing="value_biases_folded"
+    )
+    with pytest.raises(ConfigError, match="value_biases_folded"):
+        sparsify.written(dataclasses.replace(found, place=heads))

@@ -116,7 +116,7 @@ def _place(dictionary: Dictionary[Any]) -> Place:
         model=origin.model.partition(" ")[0],
         site=origin.site,
         target=origin.target,
-        processing=origin.processing or "unknown",  # pyright: ignore[reportArgumentType]
+        processing=origin.processing or "unknown",
         context=origin.context,
         prepend_bos=origin.prepend_bos,
         fvu=origin.metrics.get("fvu"),

@@ -44,9 +44,9 @@ from monosem.dictionaries.formats.specification import (
     Activation,
     Axes,
     Place,
-    Processing,
     Specification,
 )
+from monosem.dictionaries.saving import steps
 from monosem.dictionaries.wiring import Wiring
 
 NAME = "circuit_tracer"
@@ -238,7 +238,7 @@ def _config(several: list[Specification], kind: str) -> dict[str, Any]:
 def _described(s: Specification) -> dict[str, Any]:
     model, processing = s.place.model, s.place.processing
     ends = [names.split(", ")[0] for names in (s.place.site, s.place.target)]
-    if processing == "centred" or hooks.house(ends[0], model)[1] == "none":
+    if "centred" in steps(processing) or hooks.house(ends[0], model)[1] == "none":
         express.refuse_processing(s, NAME)
     points = [
         hooks.lens(site, processing, model).partition(".")[2].partition(".")[2] for site in ends
@@ -299,7 +299,7 @@ def _threshold(pieces: Pieces, name: str, n_latents: int) -> Tensor:
 
 def _place(config: Mapping[str, Any], layers: range) -> Place:
     model = setting(config, "model_name", str, "")
-    processing: Processing = "none"
+    processing = "none"
     ends: list[str] = []
     for key in ("feature_input_hook", "feature_output_hook"):
         point = setting(config, key, str, "")

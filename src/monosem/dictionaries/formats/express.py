@@ -9,6 +9,7 @@ no change of weights can express is refused by name, so that nothing is approxim
 """
 
 import dataclasses
+import re
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,15 @@ from torch import Tensor
 
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.formats.specification import Specification
+from monosem.dictionaries.saving import steps
 
+_ANY = re.compile("")
+_CHANGED = {
+    "centred": re.compile(r"hook_(embed|pos_embed|resid_\w+|attn_out|mlp_out)$"),
+    "layer_norm_folded": re.compile(r"hook_normalized$"),
+    "value_biases_folded": re.compile(r"attn\.hook_[vz]$"),
+}
+"""Sites at which a processed model holds something else."""
 UNIT = 1e-5
 """How far from 1 the norm of a row of `W_dec` may be, as rounding leaves it."""
 
@@ -95,14 +104,18 @@ def refuse_skip(specification: Specification, target: str) -> None:
 
 
 def refuse_processing(specification: Specification, target: str) -> None:
-    """Raise `ConfigError` where it belongs to a processed model, and `target` reads models as they are.
+    """Raise `ConfigError` where it belongs to a processed model that holds something else at its sites.
 
-    Folded norms are another model only where a norm's output is read or written.
+    `target` reads models as they are; a processing that changes other sites alone is not its concern.
     """
     place = specification.place
-    folded = place.processing == "layer_norm_folded"
-    normed = any(name.endswith("hook_normalized") for name in (place.site, place.target))
-    if place.processing == "centred" or (folded and normed):
+    sites = [*place.site.split(", "), *place.target.split(", ")]
+    changed = [
+        step
+        for step in steps(place.processing)
+        if not place.site or any(_CHANGED.get(step, _ANY).search(site) for site in sites if site)
+    ]
+    if changed:
         raise ConfigError(
             f"It belongs to a model whose weights were processed (`{place.processing}`) and reads other "
             f"activations than the model as it is, which `{target}` hooks. Fit it first "

@@ -11,7 +11,7 @@ a bare `mlp` of those has no site.
 
 import re
 
-from monosem.dictionaries.formats.specification import Processing
+from monosem.dictionaries.saving import steps
 
 SITE = re.compile(r"(?:blocks\.\d+\.|hook_|ln_final\.).*")
 _BLOCK = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)(?:\.(.+))?")
@@ -25,7 +25,7 @@ _LAYER_NORM = re.compile(
 _EMBEDDING = ("wte", "embed_in", "embed_tokens")
 
 
-def house(name: str, model: str) -> tuple[str, Processing]:
+def house(name: str, model: str) -> tuple[str, str]:
     """A TransformerLens name in the house's words, and the processing of the model that it asks for.
 
     Its `hook_normalized` of an RMS norm is what the norm computes before its gain, and the house's is
@@ -52,13 +52,13 @@ def house(name: str, model: str) -> tuple[str, Processing]:
     return name, "none" if _LAYER_NORM.search(model.lower()) else "layer_norm_folded"
 
 
-def lens(site: str, processing: Processing, model: str) -> str:
+def lens(site: str, processing: str, model: str) -> str:
     """The TransformerLens name of a site, so that `house` gives it back.
 
     >>> lens("blocks.3.ln2.hook_normalized", "none", "meta-llama/Llama-3.2-1B")
     'blocks.3.mlp.hook_in'
     """
-    plain = processing != "layer_norm_folded" and not _LAYER_NORM.search(model.lower())
+    plain = "layer_norm_folded" not in steps(processing) and not _LAYER_NORM.search(model.lower())
     return site.replace("ln2.hook_normalized", "mlp.hook_in") if plain else site
 
 

@@ -2,7 +2,7 @@
 
 Before version 6 `cfg.json` is flat and has other names; `of_version_6` gives it the later form. The model
 of a dictionary is named as TransformerLens does, and loaded without processing its weights, unless
-`model_from_pretrained_kwargs` asks for some.
+`model_from_pretrained_kwargs` asks for some; `PROCESSED` are the words of both sides.
 """
 
 import re
@@ -12,7 +12,8 @@ from typing import Any, cast
 from monosem.dictionaries.formats import hooks
 from monosem.dictionaries.formats.files import Files
 from monosem.dictionaries.formats.pieces import setting
-from monosem.dictionaries.formats.specification import Place, Processing, Specification
+from monosem.dictionaries.formats.specification import Place, Specification
+from monosem.dictionaries.saving import steps
 
 SPARSITY = "sparsity.safetensors"
 SILENT = -10.0
@@ -42,6 +43,13 @@ MODELS = {
     },
 }
 """Names of TransformerLens, by those of the hub."""
+PROCESSED = {
+    "center_writing_weights": "centred",
+    "fold_ln": "layer_norm_folded",
+    "fold_value_biases": "value_biases_folded",
+    "refactor_factored_attn_matrices": "attention_refactored",
+}
+"""What TransformerLens can be asked to do to a model's weights, that changes what its sites hold."""
 
 
 def of_version_6(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -80,7 +88,7 @@ def place(config: Mapping[str, Any]) -> Place:
         model=model,
         site=site,
         target="" if target == site else target,
-        processing=asked if asked == "layer_norm_folded" else _processing(config),
+        processing=_processing(config, asked),
         context=setting(config, "metadata.context_size", int, 0),
         prepend_bos=setting(given, "prepend_bos", bool)
         if given.get("prepend_bos") is not None
@@ -124,9 +132,7 @@ def silent(files: Files) -> tuple[str, ...]:
     return (f"{n:,} of {found.numel():,} latents never fired in the last window of training",)
 
 
-def _site(
-    config: Mapping[str, Any], key: str, of_module: str, model: str
-) -> tuple[str, Processing]:
+def _site(config: Mapping[str, Any], key: str, of_module: str, model: str) -> tuple[str, str]:
     """The site that a name of TransformerLens, or else a module path, is; empty where that is not sure."""
     name = setting(config, f"metadata.{key}", str, "")
     if hooks.SITE.fullmatch(name):
@@ -146,11 +152,11 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     return setting(config, "metadata", dict, {})
 
 
-def _processing(config: Mapping[str, Any]) -> Processing:
+def _processing(config: Mapping[str, Any], asked: str) -> str:
+    """What the model was asked for, and what the name of the site asks for."""
     given = _metadata(config).get("model_from_pretrained_kwargs")
-    if not isinstance(given, Mapping):
-        return "unknown"
-    asked = cast(Mapping[str, Any], given)
-    if asked.get("fold_ln") is True:
-        return "layer_norm_folded"
-    return "centred" if asked.get("center_writing_weights") is True else "none"
+    kwargs = cast(Mapping[str, Any], given) if isinstance(given, Mapping) else {}
+    wanted = {word for key, word in PROCESSED.items() if kwargs.get(key) is True} | {*steps(asked)}
+    if not wanted:
+        return "none" if isinstance(given, Mapping) else "unknown"
+    return ", ".join(word for word in PROCESSED.values() if word in wanted)

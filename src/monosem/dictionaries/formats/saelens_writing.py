@@ -12,7 +12,9 @@ from monosem.core.artifact import write_json
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.formats import express, hooks
 from monosem.dictionaries.formats.format import Contents, one
+from monosem.dictionaries.formats.saelens_place import PROCESSED
 from monosem.dictionaries.formats.specification import Specification
+from monosem.dictionaries.saving import steps
 
 NAME, CONFIG, WEIGHTS = "saelens", "cfg.json", "sae_weights.safetensors"
 VERSION = "6.54.12"
@@ -22,11 +24,6 @@ _NORMALISATIONS = {
     "none": "none",
     "layer_norm": "layer_norm",
     "unit_rms": "constant_norm_rescale",
-}
-_KWARGS: dict[str, dict[str, bool]] = {
-    "none": {},
-    "centred": {"center_writing_weights": True},
-    "layer_norm_folded": {"fold_ln": True},
 }
 
 
@@ -114,6 +111,8 @@ def _metadata(s: Specification) -> dict[str, Any]:
     if s.wiring.kind == "transcoder":
         target = hooks.lens(place.target, place.processing, place.model)
         stated["hook_name_out"] = target or None
-    if place.processing in _KWARGS:
-        stated["model_from_pretrained_kwargs"] = _KWARGS[place.processing]
+    if place.processing != "unknown":
+        done = steps(place.processing)
+        kwargs = {key: True for key, word in PROCESSED.items() if word in done}
+        stated["model_from_pretrained_kwargs"] = kwargs
     return stated

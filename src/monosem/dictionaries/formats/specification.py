@@ -29,7 +29,6 @@ from monosem.dictionaries.wiring import Wiring
 
 Activation = Literal["relu", "topk", "jumprelu", "gated"]
 Normalisation = Literal["none", "scale", "layer_norm", "unit_rms"]
-Processing = Literal["unknown", "none", "centred", "layer_norm_folded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +67,9 @@ class Place:
     """Site it reads, in the house's words; several are joined by a comma and a space."""
     target: str = ""
     """Site it writes, if that is another one."""
-    processing: Processing = "unknown"
-    """What was done to the model's weights before its activations were read."""
+    processing: str = "unknown"
+    """What was done to the model's weights before its activations were read: unknown, none, or some of
+    `saving.PROCESSINGS` joined by a comma and a space."""
     context: int = 0
     """Tokens of a context in training; 0 if not said."""
     prepend_bos: bool | None = None
