@@ -4,9 +4,10 @@ import os
 import pytest
 import torch
 
-from monosem.core.errors import ArtifactCorruptError, StorageFullError
+from monosem.core.errors import ArtifactCorruptError, RankLostError, StorageFullError
 from monosem.runtime import checkpoint
-from monosem.runtime.checkpoint import load_checkpoint, save_checkpoint
+from monosem.runtime.checkpoint import Part, load_checkpoint, open_checkpoint, save_checkpoint
+from monosem.runtime.distributed import joined
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -42,7 +43,7 @@ def test_the_newest_two_are_kept_and_the_newest_is_loaded(tmp_path):
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
     save_checkpoint(tmp_path, tensors(1), {"step": 1})
     newest = save_checkpoint(tmp_path, tensors(2), {"step": 2})
-    file, manifest = newest / "tensors.safetensors", newest / "manifest.json"
+    file, manifest = newest / "rank-00000.safetensors", newest / "manifest.json"
     content = file.read_bytes()
     match damage:
         case "cut":
@@ -64,7 +65,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
 def test_a_half_written_checkpoint_is_ignored_and_swept_away(tmp_path):
     save_checkpoint(tmp_path, tensors(1), {"step": 1})
     (tmp_path / ".state-000002").mkdir()
-    (tmp_path / ".state-000002" / "tensors.safetensors").write_bytes(b"half")
+    (tmp_path / ".state-000002" / "rank-00000.safetensors").write_bytes(b"half")
     assert load_checkpoint(tmp_path)[1] == {"step": 1}
     save_checkpoint(tmp_path, tensors(2), {"step": 2})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state-000001", "state-000002"]
@@ -81,3 +82,49 @@ def test_a_full_disk_is_said_and_leaves_the_older_checkpoint(tmp_path, monkeypat
         save_checkpoint(tmp_path, tensors(2), {"step": 2})
     assert load_checkpoint(tmp_path)[1] == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["state-000001"]
+
+
+def test_ranks_write_their_parts_and_any_number_of_ranks_reads_the_whole(tmp_path, on_ranks):
+    whole = torch.arange(15.0).reshape(3, 5)
+
+    def work(rank):
+        with joined() as world:
+            mine = world.share(5)
+            own = {"w": whole[:, mine], f"of {rank}": torch.tensor(rank)}
+            parts = {"w": Part(1, mine.start)}
+            save_checkpoint(tmp_path, own, {"rank": rank}, parts=parts, world=world)
+            again, state = open_checkpoint(tmp_path, world)
+            assert torch.equal(again["w"], whole)
+            return state
+
+    assert on_ranks(2, work) == [{"rank": 0}, {"rank": 0}]
+    found, state = load_checkpoint(tmp_path)
+    assert torch.equal(found["w"], whole)
+    assert set(found) == {"w", "of 0", "of 1"}
+    assert found["of 1"] == 1
+    (tmp_path / "state-000001" / "rank-00001.safetensors").unlink()
+    with pytest.raises(ArtifactCorruptError, match="whole"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_full_disk_of_one_rank_stops_all_and_leaves_nothing_half_written(
+    tmp_path, monkeypatch, on_ranks
+):
+    flush = checkpoint._flush
+
+    def full(path):
+        if path.name == "rank-00001.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(path)
+
+    monkeypatch.setattr(checkpoint, "_flush", full)
+
+    def work(rank):
+        with joined() as world:
+            with pytest.raises(StorageFullError if rank else RankLostError):
+                save_checkpoint(tmp_path, tensors(1), {}, world=world)
+            world.wait()
+        return True
+
+    assert all(on_ranks(2, work))
+    assert list(tmp_path.iterdir()) == []
