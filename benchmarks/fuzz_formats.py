@@ -63,8 +63,8 @@ with atheris.instrument_imports(include=WATCHED) if _guides else contextlib.null
 D, LATENTS = 6, 10
 CONSTANT = 32 * 2**20
 """Bytes of memory beyond the multiple: buffers of the readers and of the allocator."""
-SLOWEST = 20
-"""Seconds after which an input counts as one that never ends."""
+SLOWEST = 300
+"""Seconds after which an input counts as one that never ends, on a machine that may be busy."""
 PARSERS = {
     "safetensors": "it.safetensors",
     "header": "it.safetensors",
@@ -130,7 +130,7 @@ def _in_a_process(name: str, place: Path, asked: argparse.Namespace) -> dict[str
     arguments = (name, place, asked.engine, asked.seconds, asked.seed, asked.findings.absolute())
     process = multiprocessing.get_context("spawn").Process(target=_fuzz, args=arguments)
     process.start()
-    process.join(asked.seconds + 120)
+    process.join(asked.seconds + 2 * SLOWEST)
     if process.is_alive():
         process.kill()
         process.join()
@@ -308,7 +308,8 @@ def _seeds(name: str) -> list[bytes]:
 def _wrapped(name: str, content: bytes) -> bytes:
     """A file with `content` in it, past the lengths and checksums that a mutation would break first."""
     if name == "header":
-        size = content.rfind(b"}") + 1
+        end = content.rfind(b"}") + 1
+        size = len(content) - len(content[end:].lstrip(b" "))  # it may be filled up with spaces
         return struct.pack("<Q", size) + content
     stream = io.BytesIO()
     if name == "npy":

@@ -223,6 +223,31 @@ def test_configurations_that_are_none_are_refused(
         files.json(name) if name.endswith("json") else files.yaml(name)
 
 
+def unfinished_array(path: Path) -> None:
+    header = b"\x93NUMPY\x01\x00\x10\x00" + b"{'descr': (      "
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("W.npy", header)
+
+
+def several_disks(path: Path) -> None:
+    """An archive that says that it lies on two disks, as its last record but one."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("it/data.pkl", b"\x80\x02}.")
+    content = path.read_bytes()
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2)
+    path.write_bytes(content[:-22] + locator + content[-22:])
+
+
+@pytest.mark.parametrize(("name", "make"), [("it.npz", unfinished_array), ("it.pt", several_disks)])
+def test_what_pythons_own_parsers_raise_is_an_error_of_ours(
+    name: str, make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / name)  # both were found by fuzzing
+    for ask in (read, lambda path: Files.at(path).keys(path.name)):
+        with pytest.raises(ArtifactCorruptError, match="cannot be read"):
+            ask(tmp_path / name)
+
+
 def test_a_configuration_as_large_as_weights_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "cfg.json").open("wb") as file:
         file.truncate(2**33)

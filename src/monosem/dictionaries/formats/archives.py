@@ -13,6 +13,7 @@ may be named; whatever else is named is refused before it is looked up, and what
 import pickle
 import pickletools
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -37,7 +38,7 @@ NODES = 100_000
 BROKEN = (
     *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, MemoryError),
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError),
-    *(AssertionError, SyntaxError),
+    *(AssertionError, SyntaxError, tokenize.TokenError),
 )
 _STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32")
@@ -122,12 +123,12 @@ def _array(stream: zipfile.ZipExtFile, size: int) -> Any:
 
 
 def _loaded(path: Path, *, checksums: bool) -> dict[str, Any]:
-    if not zipfile.is_zipfile(path):
-        raise ArtifactCorruptError(
-            f"`{path}` is no archive as `torch.save` has written since 2020: it is truncated, or of an "
-            "older version. Fetch it again, or write it again with a newer torch."
-        )
     try:
+        if not zipfile.is_zipfile(path):
+            raise ArtifactCorruptError(
+                f"`{path}` is no archive as `torch.save` has written since 2020: it is truncated, or of an "
+                "older version. Fetch it again, or write it again with a newer torch."
+            )
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("compressed members, which torch does not write")

@@ -38,6 +38,8 @@ from monosem.dictionaries.wired import Conventions
 
 UNIT = 1e-6
 """How far from 1 the norm of a decoder row may be and the row stays as it is."""
+ROWS = 256
+"""Rows that are computed in float64 at once."""
 _KINDS: dict[Activation, tuple[type[Dictionary[Any]], type[DictionaryConfig]]] = {
     "relu": (ReLU, ReLUConfig),
     "topk": (TopK, TopKConfig),
@@ -150,10 +152,10 @@ def _conventions(axes: Axes) -> Conventions:
 def fill_(dictionary: Dictionary[Any], s: Specification, norms: Tensor | None) -> None:
     """Copy the weights of `s`, with `norms` of decoder rows moved into the latents."""
     with torch.no_grad():
-        dictionary.W_enc.copy_(_times(s.W_enc, norms))
+        dictionary.W_enc.copy_(s.W_enc if norms is None else _columns_times(s.W_enc, norms))
         dictionary.b_enc.copy_(_times(s.b_enc, norms))
         dictionary.b_dec.copy_(s.b_dec)
-        W_dec = s.W_dec if norms is None else s.W_dec.double() / norms[:, None]
+        W_dec = s.W_dec if norms is None else _rows_over(s.W_dec, norms)
         if s.wiring.kind == "clt":
             dictionary.set_decoder_(W_dec.float())
         else:
@@ -201,11 +203,28 @@ def _raw(s: Specification) -> Specification:
 
 def _norms(s: Specification) -> tuple[Tensor | None, bool]:
     """What decoder rows are divided by, None where they stay, and whether all are unit vectors then."""
-    norms = torch.linalg.vector_norm(s.W_dec.double(), dim=1)
+    norms = torch.cat([own.double().norm(dim=1) for own in s.W_dec.split(ROWS)])
     unit = bool(((norms - 1).abs() <= UNIT).all())
     if unit or (s.activation == "topk" and not s.axes.choose_by_norm):
         return None, unit
     return torch.where(norms > 0, norms, 1.0), bool((norms > 0).all())
+
+
+def _columns_times(matrix: Tensor, norms: Tensor) -> Tensor:
+    """The columns of a matrix times `norms`, rounded once; in pieces, for memory's sake."""
+    product = torch.empty(matrix.shape)
+    for own, into in zip(matrix.split(ROWS), product.split(ROWS), strict=True):
+        into.copy_(own.double() * norms)
+    return product
+
+
+def _rows_over(matrix: Tensor, norms: Tensor) -> Tensor:
+    """The rows of a matrix divided by `norms`, likewise."""
+    quotient = torch.empty(matrix.shape)
+    pieces = (whole.split(ROWS) for whole in (matrix, norms, quotient))
+    for own, by, into in zip(*pieces, strict=True):
+        into.copy_(own.double() / by[:, None])
+    return quotient
 
 
 def _times(tensor: Tensor, factor: Tensor | float | None) -> Tensor:
