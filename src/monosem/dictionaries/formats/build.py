@@ -38,8 +38,8 @@ from monosem.dictionaries.wired import Conventions
 
 UNIT = 1e-6
 """How far from 1 the norm of a decoder row may be and the row stays as it is."""
-ROWS = 256
-"""Rows that are computed in float64 at once."""
+PIECE = 2**20
+"""Numbers that are computed in float64 at once."""
 _KINDS: dict[Activation, tuple[type[Dictionary[Any]], type[DictionaryConfig]]] = {
     "relu": (ReLU, ReLUConfig),
     "topk": (TopK, TopKConfig),
@@ -203,7 +203,7 @@ def _raw(s: Specification) -> Specification:
 
 def _norms(s: Specification) -> tuple[Tensor | None, bool]:
     """What decoder rows are divided by, None where they stay, and whether all are unit vectors then."""
-    norms = torch.cat([own.double().norm(dim=1) for own in s.W_dec.split(ROWS)])
+    norms = torch.cat([own.double().norm(dim=1) for own in s.W_dec.split(_rows(s.W_dec))])
     unit = bool(((norms - 1).abs() <= UNIT).all())
     if unit or (s.activation == "topk" and not s.axes.choose_by_norm):
         return None, unit
@@ -213,18 +213,23 @@ def _norms(s: Specification) -> tuple[Tensor | None, bool]:
 def _columns_times(matrix: Tensor, norms: Tensor) -> Tensor:
     """The columns of a matrix times `norms`, rounded once; in pieces, for memory's sake."""
     product = torch.empty(matrix.shape)
-    for own, into in zip(matrix.split(ROWS), product.split(ROWS), strict=True):
-        into.copy_(own.double() * norms)
+    pieces = (whole.split(_rows(matrix)) for whole in (matrix, product))
+    for own, into in zip(*pieces, strict=True):
+        into.copy_(own.double().mul_(norms))
     return product
 
 
 def _rows_over(matrix: Tensor, norms: Tensor) -> Tensor:
     """The rows of a matrix divided by `norms`, likewise."""
     quotient = torch.empty(matrix.shape)
-    pieces = (whole.split(ROWS) for whole in (matrix, norms, quotient))
+    pieces = (whole.split(_rows(matrix)) for whole in (matrix, norms, quotient))
     for own, by, into in zip(*pieces, strict=True):
-        into.copy_(own.double() / by[:, None])
+        into.copy_(own.double().div_(by[:, None]))
     return quotient
+
+
+def _rows(matrix: Tensor) -> int:
+    return max(1, PIECE // matrix.shape[1])
 
 
 def _times(tensor: Tensor, factor: Tensor | float | None) -> Tensor:
