@@ -56,7 +56,8 @@ class FakeDatabase(FeatureDatabase):
     def __init__(self, name: str, n_latents: int, seed: int) -> None:
         rng = random.Random(seed)
         self.features: dict[int, Feature] = {}
-        self.dictionary_name, self.site, self.n_latents = name, "blocks.0.mlp.hook_post", n_latents
+        self.dictionary_name, self.n_latents = name, n_latents
+        self.site = self.target = "blocks.0.mlp.hook_post"
         self.tokens = [rng.choice(VOCABULARY) for _ in range(N_TOKENS)]
         self.fired = [self._fire(latent, rng) for latent in range(n_latents)]
         self.store: Any = FakeStore()

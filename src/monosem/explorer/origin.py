@@ -25,6 +25,7 @@ def origin(database: FeatureDatabase) -> dict[str, str]:
         "tokens": f"{n_train:,} to train on and {n_heldout:,} held out, in contexts of "
         f"{store.context} ({store.hash})",
         "tokenizer": f"{_name(store.config.tokenizer)} ({store.tokenizer_hash})",
+        "site": database.sites,
         "dictionary": f"{database.dictionary_name} ({config['dictionary']['hash']})",
         "evidence": f"{database.metrics['n_tokens']:,} ordinary tokens of the {read['split']} split, "
         f"seed {read['seed']}, products in {database.metrics['matmul']}",

@@ -115,7 +115,7 @@ def list_page(place: Place, database: FeatureDatabase, query: Query) -> Markup:
         "list.html",
         name=place.name,
         unit=database.unit.lower(),
-        site=str(database.site),
+        site=database.sites,
         n_latents=database.n_latents,
         base=here,
         rows=rows,

@@ -83,9 +83,9 @@ def report(
     body = render(
         "monosem.explorer",
         "report.html",
-        title=title or f"Features of {name} at {database.site}",
+        title=title or f"Features of {name} at {database.sites}",
         name=name,
-        site=str(database.site),
+        site=database.sites,
         summaries=summaries,
         origins=origin_table({s.name: s.origin for s in summaries}),
         metrics=metrics_table(metrics) if metrics else None,

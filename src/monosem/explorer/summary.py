@@ -41,7 +41,7 @@ def summarise(name: str, database: FeatureDatabase) -> Summary:
         n_alive=by_status.count("alive"),
         n_ultralow=by_status.count("ultralow"),
         n_dead=by_status.count("dead"),
-        site=str(database.site),
+        site=database.sites,
         histogram=density_histogram(name, features),
         origin=origin(database),
     )

@@ -65,6 +65,7 @@ class FeatureDatabase:
         self.store = store
         self.n_latents = int(found.config["n_latents"])
         self.site = str(found.config["site"])
+        self.target = str(found.config["target"])
         self.dictionary_name = str(found.config["dictionary_name"])
         self.activations = SparseActivations(
             found.path / FOLDER, n_latents=self.n_latents, context=store.context
@@ -87,6 +88,11 @@ class FeatureDatabase:
         """What a row of it is called: a feature of a dictionary, or a neuron."""
         return "Neuron" if self.dictionary_name == Neurons.architecture else "Feature"
 
+    @property
+    def sites(self) -> str:
+        """The site it reads, with the one it makes after an arrow where that is another."""
+        return self.site if self.target == self.site else f"{self.site} → {self.target}"
+
     def __len__(self) -> int:
         return self.n_latents
 
@@ -98,7 +104,7 @@ class FeatureDatabase:
 
     def __repr__(self) -> str:
         return (
-            f"<FeatureDatabase {self.dictionary_name}: {self.n_latents:,} latents at {self.site}>"
+            f"<FeatureDatabase {self.dictionary_name}: {self.n_latents:,} latents at {self.sites}>"
         )
 
     def feature(self, index: int) -> Feature:

@@ -31,7 +31,9 @@ def matching_sites(model: LanguageModel, patterns: Iterable[str]) -> tuple[str, 
             matched = [
                 name
                 for name in fnmatch.filter(names, single)
-                if not any(name.endswith(f"hook_{point}") and point not in single for point in NO_VECTORS)
+                if not any(
+                    name.endswith(f"hook_{point}") and point not in single for point in NO_VECTORS
+                )
             ]
             if not matched:
                 raise UnknownNameError(_nothing(model, pattern, single, names))
