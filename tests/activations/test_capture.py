@@ -159,3 +159,16 @@ def test_tokens_of_another_vocabulary_are_refused(model, store):
         check(model, altered(store, vocab_size=store.vocab_size + 1))
     with pytest.raises(ShapeMismatchError, match="--context 32"):
         check(model, altered(store, context=64))
+
+
+def test_what_is_captured_does_not_depend_on_the_number_of_threads(model, store, monkeypatch):
+    monkeypatch.setattr(CaptureSource, "_per_pass", 2)
+    one = take(CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024), 20)
+    torch.set_num_threads(2)
+    try:
+        two = take(CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=1024), 20)
+    finally:
+        torch.set_num_threads(1)
+    for mine, theirs in zip(one, two, strict=True):
+        assert torch.equal(mine.rows, theirs.rows)
+        assert torch.equal(mine.x, theirs.x)

@@ -42,7 +42,9 @@ from monosem.text.tokens import Split, TokenStore
 MOST_NOT_FINITE = 0.01
 """Share of a block's rows that may be left out because they are not finite."""
 PASS_TOKENS = 8192
-"""Tokens of one pass of the model."""
+"""Tokens of one pass of the model, at most."""
+PASS_VALUES = 2**20
+"""Neurons of one pass on a CPU, so that what a layer puts out stays in the cache for the next."""
 
 
 class CaptureSource(BlockSource):
@@ -180,20 +182,28 @@ class CaptureSource(BlockSource):
             torch.empty(len(rows), width, dtype=torch.float32, device=self.device)
             for width in (self.d_in, self.d_out)[: len(sides)]
         ]
-        step, done = max(1, PASS_TOKENS // self._store.context), 0
-        for start in range(0, len(contexts), step):
-            here = torch.from_numpy(mask[start : start + step].ravel().nonzero()[0])
-            if len(here):
-                tokens = torch.from_numpy(self._store.tokens(contexts[start : start + step]))
-                captured = self._model.capture(tokens, sites)
-                for held, side in zip(kept, sides, strict=True):
-                    rows_here = held[done : done + len(here)]
-                    parts = rows_here.split(list(side.values()), 1)
-                    for part, site in zip(parts, side, strict=True):
-                        x = captured[site].flatten(2).flatten(0, 1)
-                        part[:] = x[here.to(x.device)]
+        starts = range(0, len(contexts), self._per_pass)
+        chosen = [slice(start, start + self._per_pass) for start in starts]
+        chosen = [some for some in chosen if mask[some].any()]
+        passes = (torch.from_numpy(self._store.tokens(contexts[some])) for some in chosen)
+        done = 0
+        for some, captured in zip(chosen, self._model.captures(passes, sites), strict=True):
+            here = torch.from_numpy(mask[some].ravel().nonzero()[0])
+            for held, side in zip(kept, sides, strict=True):
+                parts = held[done : done + len(here)].split(list(side.values()), 1)
+                for part, site in zip(parts, side, strict=True):
+                    x = captured[site].flatten(2).flatten(0, 1)
+                    part[:] = x[here.to(x.device)]
             done += len(here)
         return Batch(kept[0], kept[-1], rows)
+
+    @property
+    def _per_pass(self) -> int:
+        """Contexts of one pass."""
+        tokens = PASS_TOKENS
+        if self._model.device.type == "cpu":
+            tokens = min(tokens, PASS_VALUES // self._model.width("blocks.0.mlp.hook_post"))
+        return max(1, tokens // self._store.context)
 
     def _identity(self) -> Json:
         return {

@@ -40,6 +40,8 @@ class SecondSite(Site):
 class ModelPair(LanguageModel):
     """The first model, with the sites of a second one beside its own."""
 
+    concurrent = False
+
     def __init__(self, first: LanguageModel, second: LanguageModel) -> None:
         """Pair two models; `TokenizerMismatchError` unless a token means the same to both."""
         _check_tokenizers(first, second)

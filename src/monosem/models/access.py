@@ -1,12 +1,17 @@
 """Reading and replacing the activations of a causal language model of `transformers`.
 
 model.capture(tokens, ["blocks.0.mlp.hook_post"])          one pass, stops after the last site
+model.captures(passes, ["blocks.0.mlp.hook_post"])         several, side by side on a CPU
 with model.replaced({"blocks.0.hook_mlp_out": fn}): ...    every pass inside sees fn's value
 with model.capturing(sites, gradients=True) as seen: ...   whole passes, for d loss / d site
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import cast
 
 import torch
@@ -26,6 +31,7 @@ from monosem.models.families import Family, family_of
 from monosem.models.places import base_of, blocks_of, places_of, submodule
 from monosem.models.site import RESIDUAL_POINTS, Site, listing
 from monosem.models.taps import Board, Edit, Tap
+from monosem.runtime import threads
 
 
 class _StopPassError(Exception):
@@ -34,6 +40,9 @@ class _StopPassError(Exception):
 
 class TransformerAccess:
     """A causal language model, its sites, and what flows through them."""
+
+    concurrent = True
+    """Whether several threads may pass the model while activations are read."""
 
     def __init__(
         self,
@@ -58,6 +67,8 @@ class TransformerAccess:
         self.context = int(text.max_position_embeddings)
         self._base = base_of(model, self.family)
         self._board = Board(places_of(model, self.family, self.n_heads))
+        self._passed = False
+        """Whether a pass was made before several were made side by side."""
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +98,9 @@ class TransformerAccess:
         Scores and patterns have none (their last axis is the key position): `ConfigError`.
         """
         found = self.check_site(site)
-        d_z, d_mlp = (matrix(self._part(found, path)).shape[0] for path in self._in_widths())
+        row = self.family
+        d_z = matrix(self._part(found, row.o_proj)).shape[0]
+        d_mlp = matrix(self._part(found, row.down)).shape[0] if row.mlp else 0
         widths = {
             "attn.hook_q": d_z,
             "attn.hook_z": d_z,
@@ -123,13 +136,24 @@ class TransformerAccess:
             contextlib.suppress(_StopPassError),
         ):
             self._base(input_ids=tokens, use_cache=False)
-        missing = [name for name in sites if name not in seen]
-        if missing:
-            raise SiteError(
-                f"`{missing[0]}` did not fire in `{self.name}`: the model does not call that module. "
-                "Correct its path in the `Family` row."
-            )
-        return {name: seen[name] for name in sites}
+        return self._fired(seen, sites)
+
+    def captures(
+        self, passes: Iterable[Tensor], sites: Sequence[str]
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield what `capture` returns for each of `passes`, in their order.
+
+        Where torch has several threads on a CPU, as many passes are made side by side, one thread each:
+        many operations of a pass are too short, or know only one thread, so that all threads together
+        on each pass mostly wait. A pass is then rounded as on one thread, whatever their number.
+        """
+        n_threads = torch.get_num_threads()
+        alone = n_threads == 1 or self.device.type != "cpu" or self._board.tapped
+        if alone or not self.concurrent:
+            for tokens in passes:
+                yield self.capture(tokens, sites)
+        else:
+            yield from self._side_by_side(passes, sites, n_threads)
 
     @contextlib.contextmanager
     def capturing(
@@ -183,10 +207,53 @@ class TransformerAccess:
                 )
         return tokens.to(self.device)
 
+    def _side_by_side(
+        self, passes: Iterable[Tensor], sites: Sequence[str], n_threads: int
+    ) -> Generator[dict[str, Tensor]]:
+        """Make `n_threads` passes at a time; what each thread sees is its own."""
+        own = threading.local()
+
+        def one(tokens: Tensor) -> dict[str, Tensor]:
+            own.seen = {}
+            with torch.no_grad(), contextlib.suppress(_StopPassError):
+                self._base(input_ids=tokens, use_cache=False)
+            return self._fired(own.seen, sites)
+
+        waiting: deque[Future[dict[str, Tensor]]] = deque()
+        with (
+            self._reading(sites, gradients=False, stop=True, own=own),
+            threads.pool(n_threads, 1, "passes") as pool,
+        ):
+            for tokens in map(self.check_tokens, passes):
+                waiting.append(pool.submit(contextvars.copy_context().run, one, tokens))
+                if not self._passed:  # what a model does once, it does not do in two threads
+                    waiting[0].exception()
+                    self._passed = True
+                if len(waiting) > n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _fired(self, seen: dict[str, Tensor], sites: Sequence[str]) -> dict[str, Tensor]:
+        """Return what was seen at `sites`, in their order; `SiteError` where one is missing."""
+        missing = [name for name in sites if name not in seen]
+        if missing:
+            raise SiteError(
+                f"`{missing[0]}` did not fire in `{self.name}`: the model does not call that module. "
+                "Correct its path in the `Family` row."
+            )
+        return {name: seen[name] for name in sites}
+
     @contextlib.contextmanager
     def _reading(
-        self, sites: Sequence[str], *, gradients: bool, stop: bool
+        self,
+        sites: Sequence[str],
+        *,
+        gradients: bool,
+        stop: bool,
+        own: threading.local | None = None,
     ) -> Generator[dict[str, Tensor]]:
+        """Yield what passes inside see; with `own`, each thread sees into its own `own.seen`."""
         if isinstance(sites, str):
             raise ConfigError(f"Pass the sites as a list: `[{sites!r}]`, not `{sites!r}`.")
         seen: dict[str, Tensor] = {}
@@ -196,8 +263,11 @@ class TransformerAccess:
             def read(x: Tensor) -> Tensor:
                 if gradients and not x.requires_grad:
                     x = x.detach().requires_grad_()
-                seen[name] = x
-                if stop and len(seen) == wanted:
+                here = seen if own is None else getattr(own, "seen", None)
+                if here is None:
+                    return x
+                here[name] = x
+                if stop and len(here) == wanted:
                     raise _StopPassError
                 return x
 
@@ -218,9 +288,6 @@ class TransformerAccess:
 
     def _part(self, site: Site, path: str) -> nn.Module:
         return submodule(self.blocks[site.layer or 0], path)
-
-    def _in_widths(self) -> tuple[str, str]:
-        return self.family.o_proj, self.family.down
 
 
 def matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:

@@ -70,6 +70,11 @@ class Board:
         if not any(self.places[other] is place for other in self._taps):
             self._installed.pop(place)()
 
+    @property
+    def tapped(self) -> bool:
+        """Whether any site has a tap."""
+        return bool(self._taps)
+
     def has(self, *sites: Site) -> bool:
         """Whether any of `sites` has a tap."""
         return any(site in self._taps for site in sites)
@@ -153,7 +158,7 @@ class MiddlePlace(Place):
         change: Tensor | None = None
 
         def enter(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            nonlocal change
+            nonlocal change  # not of each thread: where anything is changed, one pass is made at a time
             new = board.through(self.site, args[0])[0]
             change = None if new is args[0] else new - args[0]
             return None if change is None else (new, *args[1:])
@@ -185,15 +190,14 @@ class PositionPlace(Place):
 
     def install(self, board: Board) -> Remove:
         """Hook the embedding, and the base model for the size of the batch."""
-        batch = 1
+        of_pass = threading.local()  # passes may be made side by side
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal batch
             given = (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
-            batch = next(x for x in given if isinstance(x, Tensor)).shape[0]
+            of_pass.batch = next(x for x in given if isinstance(x, Tensor)).shape[0]
 
         def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            return board.through(self.site, output.expand(batch, -1, -1))[0]
+            return board.through(self.site, output.expand(of_pass.batch, -1, -1))[0]
 
         noting = self.base.register_forward_pre_hook(note, with_kwargs=True)
         hooking = self.module.register_forward_hook(hook)

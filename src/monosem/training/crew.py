@@ -12,13 +12,11 @@ follow each other and nothing here runs.
 """
 
 import contextvars
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Any
 
-import torch
+from monosem.runtime.threads import pool
 
 Work = Callable[[], object]
 
@@ -29,14 +27,11 @@ class Crew:
     def __init__(self, n_works: int, n_threads: int) -> None:
         """Prepare for `n_works` at a time on `n_threads`."""
         self._rounds, self._begun = rounds(n_works, n_threads), False
-        own = torch.get_num_threads()
         self._pools = {
-            each: _pool(side_by_side, each)
+            each: pool(side_by_side, each, "dictionaries")
             for _, side_by_side, each in self._rounds
             if side_by_side > 1
         }
-        if self._pools:  # threads that are begun later start with the number set last
-            torch.set_num_threads(own)
 
     def __enter__(self) -> "Crew":
         return self
@@ -47,8 +42,8 @@ class Crew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for pool in self._pools.values():
-            pool.shutdown()
+        for crew in self._pools.values():
+            crew.shutdown()
 
     def run(self, works: Sequence[Work]) -> None:
         """Do all of `works`, as many as it was prepared for; the first error among them is raised."""
@@ -90,17 +85,3 @@ def rounds(n_works: int, n_threads: int) -> list[tuple[int, int, int]]:
     left = n_works % n_threads
     found = [(n_works - left, n_threads, 1)] if n_works > left else []
     return found + ([(left, left, n_threads // left)] if left else [])
-
-
-def _pool(n: int, threads_each: int) -> ThreadPoolExecutor:
-    """`n` threads that have begun, and may use so many threads themselves."""
-    everyone = threading.Barrier(n)
-
-    def begin() -> None:
-        torch.get_num_threads()  # the first question sets the number to the process's
-        torch.set_num_threads(threads_each)
-
-    pool = ThreadPoolExecutor(n, "dictionaries", initializer=begin)
-    waiting: list[Any] = [pool.submit(everyone.wait) for _ in range(n)]
-    wait(waiting)
-    return pool
