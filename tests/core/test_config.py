@@ -4,7 +4,7 @@ import doctest
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import given
@@ -59,6 +59,55 @@ def test_a_member_of_a_family_writes_its_name() -> None:
 def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"no field `labell`\. Did you mean `label`\?"):
         from_json(Run, {"labell": "x"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Typed:
+    flag: bool = False
+    count: int = 1
+    share: float = 0.5
+    name: str = ""
+    kind: Literal["a", "b"] = "a"
+    several: tuple[float, ...] = ()
+    by_name: dict[str, float] = field(default_factory=dict[str, float])
+    maybe: bool | None = None
+    either: int | tuple[int, ...] = 0
+    inner: Square = field(default_factory=Square)
+    any_thing: Any = None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("flag", 1, "`Typed.flag` is 1, and must be true or false"),
+        ("count", "many", '`Typed.count` is "many", and must be a whole number'),
+        ("count", True, "`Typed.count` is true, and must be a whole number"),
+        ("count", 2.0, "`Typed.count` is 2.0, and must be a whole number"),
+        ("count", None, "`Typed.count` is null, and must be a whole number"),
+        ("share", "0.5", '`Typed.share` is "0.5", and must be a number'),
+        ("name", 3, "`Typed.name` is 3, and must be a text"),
+        ("kind", "c", '`Typed.kind` is "c", and must be one of `a`, `b`'),
+        ("several", 1.0, "`Typed.several` is 1.0, and must be a list"),
+        ("several", [1.0, "x"], r'`Typed.several\[1\]` is "x", and must be a number'),
+        ("by_name", {"fvu": "low"}, '`Typed.by_name.fvu` is "low", and must be a number'),
+        ("by_name", [], "`Typed.by_name` is .*, and must be values by name"),
+        ("maybe", "yes", '`Typed.maybe` is "yes", and must be true or false'),
+        ("either", "x", '`Typed.either` is "x", and must be `int'),
+        ("inner", 3, "`Typed.inner` is 3, and must be the settings of `Square` by name"),
+        ("inner", {"architecture": "square", "width": "wide"}, "`Square.width` is"),
+        ("name", ["long"] * 100, "…, and must be a text"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_its_field(name: str, value: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"{says}.* Correct it in the configuration"):
+        from_json(Typed, {name: value})
+
+
+def test_what_json_says_in_other_words_is_taken() -> None:
+    found = from_json(Typed, {"share": 1, "several": [1, 2.5], "maybe": None, "either": [1, 2]})
+    assert (found.share, found.several, found.either) == (1.0, (1.0, 2.5), (1, 2))
+    assert type(found.share) is float
+    assert from_json(Typed, {"any_thing": [1, "x"]}).any_thing == [1, "x"]
 
 
 def test_a_value_that_json_cannot_hold_is_refused() -> None:

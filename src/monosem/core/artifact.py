@@ -158,7 +158,8 @@ def configuration(found: Artifact, kind: type[T], data: Json) -> T:
         by = f"Monosem {found.provenance.get('monosem')}" + (f" at {commit[:12]}" if commit else "")
         raise ArtifactKindError(
             f"The {found.kind} at `{found.path}` was written by {by}, and this is {_version('monosem')}, "
-            f"which reads other settings: {error} Read it with the version that wrote it, or make it again."
+            f"which reads other settings, or it was altered: {error} Read it with the version that wrote it, "
+            "or make it again."
         ) from error
 
 

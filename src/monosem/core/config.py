@@ -5,6 +5,8 @@ configurations. A family of configurations that share a base (dictionaries) name
 the field `architecture`: the base defines `resolve(data) -> type`, which `from_json` asks.
 """
 
+import collections.abc
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,7 +14,7 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from monosem.core.errors import ConfigError, suggestion
 
@@ -42,7 +44,10 @@ def to_json(config: object) -> Any:
 
 
 def from_json(kind: type[T], data: Json) -> T:
-    """Build the dataclass `kind` from `data`, checking the names of its fields and that none is missing."""
+    """Build the dataclass `kind` from `data`.
+
+    `ConfigError` names a field that is unknown or missing, and a value that is not of its field's type.
+    """
     resolve = getattr(kind, "resolve", None)
     concrete = cast(type[Any], resolve(data) if resolve is not None else kind)
     known = {f.name for f in dataclasses.fields(concrete)}
@@ -60,7 +65,8 @@ def from_json(kind: type[T], data: Json) -> T:
                 f"`{concrete.__name__}` needs the field `{field.name}`, which is not given."
             )
     hints = typing.get_type_hints(concrete)
-    return concrete(**{k: _value(hints[k], v) for k, v in given.items()})
+    own = concrete.__name__
+    return concrete(**{k: _value(hints[k], v, f"{own}.{k}") for k, v in given.items()})
 
 
 def content_hash(value: object, length: int = 16) -> str:
@@ -73,19 +79,78 @@ def content_hash(value: object, length: int = 16) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def _value(hint: Any, value: Any) -> Any:
+_PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((float, int), "a number"),
+    str: ((str,), "a text"),
+    Path: ((str, Path), "a path"),
+}
+"""What JSON may hold for each plain type, and how messages call it."""
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    """The value of the field `name` as its type asks for it."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if value is None:
-        return None
     if origin in (typing.Union, types.UnionType):
-        inner = [a for a in args if a is not type(None)]
-        return _value(inner[0], value) if len(inner) == 1 else value
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _first_that_fits(hint, args, value, name)
+    if origin is Literal:
+        if not any(value == own and type(value) is type(own) for own in args):
+            raise _wrong(name, value, f"one of {', '.join(f'`{own}`' for own in args)}")
+        return value
+    if hint in _PLAIN:
+        accepted, wanted = _PLAIN[hint]
+        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+            raise _wrong(name, value, wanted)
+        return hint(value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, dict):
+            raise _wrong(name, value, f"the settings of `{hint.__name__}` by name")
         return from_json(hint, cast(Json, value))
-    if hint is Path:
-        return Path(value)
-    if origin is tuple and isinstance(value, list):
+    return _many(origin or hint, args, value, name)
+
+
+def _many(origin: Any, args: tuple[Any, ...], value: Any, name: str) -> Any:
+    """A tuple, a list or a mapping; what is of another type stays as it is."""
+    if origin in (tuple, list):
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(name, value, "a list")
         items = cast(list[Any], value)
-        member = args[0] if len(args) == 2 and args[1] is Ellipsis else None
-        return tuple(_value(member or args[i], v) for i, v in enumerate(items))
+        alike = origin is list or (len(args) == 2 and args[1] is Ellipsis)
+        if not alike and args and len(items) != len(args):
+            raise _wrong(name, value, f"a list of {len(args)}")
+        hints = [args[0] if args else Any] * len(items) if alike else args or [Any] * len(items)
+        pairs = zip(hints, items, strict=True)
+        return origin(_value(h, v, f"{name}[{i}]") for i, (h, v) in enumerate(pairs))
+    if origin in (dict, Mapping, collections.abc.Mapping):
+        if not isinstance(value, Mapping):
+            raise _wrong(name, value, "values by name")
+        entries = cast(Mapping[Any, Any], value)
+        hint = args[1] if len(args) == 2 else Any
+        return {key: _value(hint, own, f"{name}.{key}") for key, own in entries.items()}
     return value
+
+
+def _first_that_fits(hint: Any, args: tuple[Any, ...], value: Any, name: str) -> Any:
+    if value is None and types.NoneType in args:
+        return None
+    inner = [own for own in args if own is not types.NoneType]
+    for own in inner[:-1]:
+        with contextlib.suppress(ConfigError):
+            return _value(own, value, name)
+    if len(inner) == 1:
+        return _value(inner[0], value, name)
+    try:
+        return _value(inner[-1], value, name)
+    except ConfigError:
+        raise _wrong(name, value, f"`{hint}`") from None
+
+
+def _wrong(name: str, value: Any, wanted: str) -> ConfigError:
+    shown = json.dumps(value, default=str)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
+    return ConfigError(
+        f"`{name}` is {shown}, and must be {wanted}. Correct it in the configuration."
+    )

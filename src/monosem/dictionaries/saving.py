@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monosem.core import artifact
 from monosem.core.config import Json, to_json
-from monosem.core.errors import ArtifactCorruptError
+from monosem.core.errors import ArtifactCorruptError, ConfigError
 
 KIND = "dictionary"
 WEIGHTS = "weights.safetensors"
@@ -45,6 +45,14 @@ class Origin:
     """Whether contexts began with BOS, None where that is not recorded."""
     remarks: tuple[str, ...] = ()
     """What whoever uses it should know: roundings, doubts about the version that wrote it."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be."""
+        if self.context < 0:
+            raise ConfigError(
+                f"`context` must be at least 0, got {self.context}. Set it to the tokens of a context, or "
+                "to 0 where that is not known."
+            )
 
 
 def steps(processing: str) -> tuple[str, ...]:
@@ -95,6 +103,12 @@ def read(path: Path) -> Saved:
         raise ArtifactCorruptError(
             f"`{path}` is not a whole dictionary ({error!r}). Train or convert it again."
         ) from error
+    for name, part in (("dictionary", dictionary), ("conventions", conventions)):
+        if not isinstance(part, dict):
+            raise ArtifactCorruptError(
+                f"`{path}` has a `{name}` that is {part!r:.60}, where settings by name must be. Train or "
+                "convert it again."
+            )
     origin = artifact.configuration(found, Origin, record)
     return Saved(found, dictionary, conventions, origin, weights)
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from monosem.core.errors import ConfigError
-from monosem.dictionaries.config import DictionaryConfig
+from monosem.dictionaries.config import DictionaryConfig, above_zero
 from monosem.dictionaries.saving import Origin
 from monosem.dictionaries.wiring import Wiring, per_column
 from monosem.kernels.dense import product
@@ -39,6 +39,11 @@ class Conventions:
     """What each site that is read was divided by, where that is not `input_scale`."""
     output_scales: tuple[float, ...] = ()
     """What each site that is written was divided by, where that is not `input_scale`."""
+
+    def __post_init__(self) -> None:
+        """Refuse scales that cannot be."""
+        for scale in (self.input_scale, *self.input_scales, *self.output_scales):
+            above_zero("input_scale", scale)
 
 
 class Wired(nn.Module, Generic[C]):

@@ -48,6 +48,11 @@ class Wiring:
         """Refuse what cannot be wired."""
         if self.kind not in KINDS:
             raise ConfigError(f"`kind` must be one of {', '.join(KINDS)}, got `{self.kind}`.")
+        if any(width < 1 for width in (*self.widths_in, *self.widths_out)):
+            raise ConfigError(
+                f"Sites have at least one column, got widths {self.widths_in} and {self.widths_out}. Give "
+                "the widths of its sites."
+            )
         if self.skip and self.autoencodes:
             raise ConfigError(
                 f"A `{self.kind}` writes what it reads: a skip would be all it learns. Leave `skip` out, "
