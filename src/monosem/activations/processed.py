@@ -119,6 +119,8 @@ class ProcessedModel(LanguageModel):
     `replaced` see other activations.
     """
 
+    concurrent = False  # a norm's input is noted for the site after it, of one pass at a time
+
     def __init__(self, model: LanguageModel, processing: str) -> None:
         """See `model` so; `processing` is what a dictionary's origin records."""
         # weights, places and the lock of the taps are the model's own, not copies
