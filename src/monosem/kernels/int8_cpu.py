@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from monosem.kernels import sparse_cpu, workspace
-from monosem.kernels.pattern import Pattern
+from monosem.kernels.pattern import Pattern, stable_order
 from monosem.kernels.rounding import Rounded, rounded
 from monosem.runtime import matmul
 
@@ -55,12 +55,17 @@ Chosen = tuple[Float[Tensor, "batch k"], Int32[Tensor, "batch k"], Bool[Tensor, 
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """Entries of a product above the floors of their rows."""
+    """Entries of a product above the floors of their rows, in any order."""
 
     rows: Int64[Tensor, " entries"]
     latents: Int64[Tensor, " entries"]
     roughly: Int32[Tensor, " entries"]
     """Their products, in units."""
+
+    def at(self, places: Int64[Tensor, " some"]) -> "Entries":
+        """Those at `places`, in that order."""
+        chosen = (t.index_select(0, places) for t in (self.rows, self.latents, self.roughly))
+        return Entries(*chosen)
 
 
 def suits(
@@ -89,13 +94,13 @@ def choose_top_k(
     if both is None or found is None:
         return None
     entries, floor = found
-    order = entries.rows.argsort(stable=True)
-    pattern, exact, far = exactly(x, W_enc, b_enc, both, entries, order)
+    entries = entries.at(stable_order(entries.rows.int(), len(x)))
+    pattern, exact, far = exactly(x, W_enc, b_enc, both, entries)
     values, indices = _padded(exact, pattern, k)
     values, places = values.topk(k, dim=1, sorted=False)
     margin = values.amin(1) / both.unit - both.slack
     sure = (margin >= floor) | (margin.isfinite() & (floor <= -both.slack))
-    sure[pattern.rows[far]] = False
+    sure[entries.rows[far]] = False
     return values, indices.gather(1, places), sure
 
 
@@ -105,18 +110,15 @@ def exactly(
     b_enc: Float[Tensor, " n_latents"],
     both: Rounded,
     entries: Entries,
-    order: Int64[Tensor, " entries"],
 ) -> tuple[Pattern, Float[Tensor, " entries"], Bool[Tensor, " entries"]]:
-    """Entries in an `order` of rows, their values in fp32, and which are too far from these."""
+    """Entries, which come in the order of rows, their values in fp32, and which are too far from these."""
     n_before = torch.bincount(entries.rows, minlength=len(x)).cumsum(0).int()
     starts = torch.cat([n_before.new_zeros(1), n_before])
-    indices = entries.latents.index_select(0, order).int()
+    indices = entries.latents.int()
     pattern = Pattern(indices, starts, len(b_enc))
     exact = sparse_cpu.inner(x, W_enc, pattern).add_(b_enc.index_select(0, indices))
-    off = (exact / both.unit.index_select(0, pattern.rows)).sub_(
-        entries.roughly.index_select(0, order)
-    )
-    return pattern, exact, off.abs_() > both.slack.index_select(0, pattern.rows)
+    off = (exact / both.unit.index_select(0, entries.rows)).sub_(entries.roughly)
+    return pattern, exact, off.abs_() > both.slack.index_select(0, entries.rows)
 
 
 def blocks(both: Rounded) -> Iterator[tuple[slice, Products, Maxima]]:

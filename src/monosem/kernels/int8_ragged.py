@@ -21,7 +21,7 @@ from monosem.kernels.int8_cpu import (
     exactly,
     joined,
 )
-from monosem.kernels.pattern import Pattern
+from monosem.kernels.pattern import Pattern, stable_order
 from monosem.kernels.rounding import Rounded, rounded
 from monosem.kernels.select import places_above
 from monosem.runtime import matmul
@@ -60,10 +60,11 @@ def search(
             return None
         parts.append((some, found))
     entries = _with_others(joined(parts), x, W_enc, b_enc, both, floor)
-    order = entries.latents.argsort(stable=True)  # twice by few digits: thrice as fast as by both
-    order = order[entries.rows[order].argsort(stable=True)]
-    pattern, values, far = exactly(x, W_enc, b_enc, both, entries, order)
-    if bool((far & both.sound[pattern.rows]).any()):
+    # twice by few digits: thrice as fast as by both
+    entries = entries.at(stable_order(entries.latents.int(), len(b_enc)))
+    entries = entries.at(stable_order(entries.rows.int(), len(x)))
+    pattern, values, far = exactly(x, W_enc, b_enc, both, entries)
+    if bool((far & both.sound[entries.rows]).any()):
         return None
     return values, pattern, floor
 

@@ -47,7 +47,7 @@ class Pattern:
         """The pattern seen from the latents."""
         flat = self.indices.flatten()
         if flat.device.type == "cpu":
-            order = _stable_order(flat, self.n_latents)
+            order = stable_order(flat, self.n_latents)
             counts = torch.bincount(flat, minlength=self.n_latents)
             starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
         else:  # counting asks a GPU for the largest index; searching does not
@@ -66,7 +66,7 @@ def even(indices: Int32[Tensor, "batch k"], n_latents: int) -> Pattern:
     return Pattern(indices, starts, n_latents)
 
 
-def _stable_order(latents: Int32[Tensor, " entries"], n_latents: int) -> Int64[Tensor, " entries"]:
+def stable_order(latents: Int32[Tensor, " entries"], n_latents: int) -> Int64[Tensor, " entries"]:
     """Where the entries of each latent are, latent by latent.
 
     NumPy sorts 16 bits by counting: two to thirteen times as fast as torch's sort, which compares below

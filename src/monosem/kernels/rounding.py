@@ -81,9 +81,10 @@ def _place_(
     """Put `rows` in units of their `steps` into `places`; return sums of their sizes, and lengths."""
     totals, lengths = torch.empty_like(steps), torch.empty_like(steps)
     at_once = max(1, AT_ONCE // rows.shape[1])
+    memory, per_step = rows.new_empty(min(at_once, len(rows)), rows.shape[1]), 1 / steps[:, None]
     for first in range(0, len(rows), at_once):
         some = slice(first, first + at_once)
-        q = (rows[some] * (1 / steps[some, None])).round_()
+        q = torch.mul(rows[some], per_step[some], out=memory[: len(steps[some])]).round_()
         places[some, : rows.shape[1]] = q
         torch.linalg.vector_norm(q, dim=1, out=lengths[some])
         torch.sum(q.abs_(), 1, out=totals[some])
