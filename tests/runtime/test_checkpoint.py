@@ -6,7 +6,7 @@ import torch
 
 from monosem.core.errors import ArtifactCorruptError, RankLostError, StorageFullError
 from monosem.runtime import checkpoint
-from monosem.runtime.checkpoint import Part, load_checkpoint, open_checkpoint, save_checkpoint
+from monosem.runtime.checkpoint import Slice, load_checkpoint, open_checkpoint, save_checkpoint
 from monosem.runtime.distributed import joined
 
 
@@ -91,8 +91,8 @@ def test_ranks_write_their_parts_and_any_number_of_ranks_reads_the_whole(tmp_pat
         with joined() as world:
             mine = world.share(5)
             own = {"w": whole[:, mine], f"of {rank}": torch.tensor(rank)}
-            parts = {"w": Part(1, mine.start)}
-            save_checkpoint(tmp_path, own, {"rank": rank}, parts=parts, world=world)
+            slices = {"w": Slice(1, mine.start)}
+            save_checkpoint(tmp_path, own, {"rank": rank}, slices=slices, world=world)
             again, state = open_checkpoint(tmp_path, world)
             assert torch.equal(again["w"], whole)
             return state

@@ -27,12 +27,14 @@ from monosem.models.language_model import LanguageModel
 from monosem.models.patterns import matching_sites
 from monosem.rendering.table import text as text_table
 from monosem.runtime.device import resolve
+from monosem.runtime.distributed import World, device_of, joined
 from monosem.runtime.trackers import PROJECT, TrackerName, trackers
 from monosem.text.tokens import TokensConfig, TokenStore
 from monosem.training.objectives import ObjectiveConfig, ObjectiveKind
 from monosem.training.optim import OptimConfig
 from monosem.training.plan import Plan, plan
 from monosem.training.recipes import RECIPES, Recipe, recipe
+from monosem.training.sharing import Parallel
 from monosem.training.sweep import crossed
 from monosem.training.trainer import TrainConfig, train, train_suite
 
@@ -151,6 +153,9 @@ class Arguments:
     )
     out: Path = Path("runs/train")
     """Folder to write."""
+    parallel: Parallel = "auto"
+    """What several ranks, begun by `torchrun`, share out: rows of each batch (`data`), `latents`, or the
+    dictionaries of a `sweep`; auto: dictionaries where there are enough, latents where they are many."""
     tracking: Annotated[TrackArguments, tyro.conf.arg(name="")] = field(
         default_factory=TrackArguments
     )
@@ -163,47 +168,57 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, train, print what came out."""
-    given, knobs = parsed(arguments)
-    config = configuration(given, knobs)
-    followed = trackers(given.tracking.track, given.tracking.track_project)
-    store = _store(given)
-    model = LanguageModel.load(given.source.model, device=given.source.device)
-    if given.run.second_model:
-        model = ModelPair(
-            model, LanguageModel.load(given.run.second_model, device=given.source.device)
-        )
-    where: dict[str, Any] = {
-        "activations": ActivationStore.open(given.source.activations)
-        if given.source.activations
-        else None,
-        "device": str(resolve(given.source.dictionary_device))
-        if given.source.dictionary_device
-        else None,
-    }
-    if given.plan:
-        sites = matching_sites(model, given.sites) if given.sites else ()
-        found = plan(config, model, store, sites=sites, **where)
-        print(json.dumps(found.to_json(), indent=2) if given.json else _plan_table(found))
-        return 0
-    if given.sites:
-        sites = matching_sites(model, given.sites)
-        made = train_suite(
-            config, sites, model, store, given.out, fresh=given.fresh, trackers=followed, **where
-        )
-        folders = {
-            f"{site}/{name}": made.path / site / name for site in made for name in config.names
-        }
-    else:
-        if len(config.names) > 1:
-            sys.stderr.write(f"{len(config.names)} dictionaries: {', '.join(config.names)}\n")
-        made = train(config, model, store, given.out, fresh=given.fresh, trackers=followed, **where)
-        folders = {name: made.folder(name) for name in made}
-    if given.json:
-        print(json.dumps({"out": str(made.path), **made.summary}, indent=2))
-    else:
-        print(_table(folders, made.summary))
+    """Parse, train, print what came out; each rank that `torchrun` started does so, the first one prints."""
+    with joined() as world:
+        given, knobs = parsed(arguments)
+        config = configuration(given, knobs)
+        followed = trackers(given.tracking.track, given.tracking.track_project)
+        store = _store(given)
+        device = device_of(world, given.source.device)
+        model = LanguageModel.load(given.source.model, device=device)
+        if given.run.second_model:
+            model = ModelPair(model, LanguageModel.load(given.run.second_model, device=device))
+        where = _where(given, world)
+        if given.plan:
+            print(world.by_first(lambda: _planned(given, config, model, store, where)))
+            return 0
+        ranks: dict[str, Any] = {"world": world, "parallel": given.parallel}
+        options: dict[str, Any] = {"fresh": given.fresh, "trackers": followed, **ranks, **where}
+        if given.sites:
+            sites = matching_sites(model, given.sites)
+            made = train_suite(config, sites, model, store, given.out, **options)
+            folders = {
+                f"{site}/{name}": made.path / site / name for site in made for name in config.names
+            }
+        else:
+            if len(config.names) > 1:
+                sys.stderr.write(f"{len(config.names)} dictionaries: {', '.join(config.names)}\n")
+            made = train(config, model, store, given.out, **options)
+            folders = {name: made.folder(name) for name in made}
+        summary = {"out": str(made.path), **made.summary}
+        print(json.dumps(summary, indent=2) if given.json else _table(folders, made.summary))
     return 0
+
+
+def _where(given: Arguments, world: World) -> dict[str, Any]:
+    """Return where activations are read, and where dictionaries are, as `train` takes it."""
+    kept, name = given.source.activations, given.source.dictionary_device
+    return {
+        "activations": ActivationStore.open(kept) if kept else None,
+        "device": str(resolve(device_of(world, name))) if name else None,
+    }
+
+
+def _planned(
+    given: Arguments,
+    config: TrainConfig,
+    model: LanguageModel,
+    store: TokenStore,
+    where: dict[str, Any],
+) -> str:
+    sites = matching_sites(model, given.sites) if given.sites else ()
+    found = plan(config, model, store, sites=sites, **where)
+    return json.dumps(found.to_json(), indent=2) if given.json else _plan_table(found)
 
 
 def parsed(arguments: list[str]) -> tuple[Arguments, dict[str, Any]]:

@@ -27,7 +27,7 @@ from monosem.dictionaries.geometry import directions, unit_rows_
 from monosem.dictionaries.losses import auxiliary_k, variance
 from monosem.dictionaries.selection import top_k
 from monosem.dictionaries.unit_norm import UnitNorm
-from monosem.kernels import layers
+from monosem.kernels import layers, shared
 from monosem.kernels.pattern import Pattern
 
 N_UNIT_INPUTS = 256
@@ -133,7 +133,10 @@ class Auxiliary(UnitNorm[A], Generic[A]):
     ) -> Float[Tensor, ""]:
         k = self.config.k_aux or auxiliary_k(self.d_in)
         weights = self.centre, self.W_enc, self.b_enc, self.decoders
-        fit = self.config.aux_fit
+        fit, ranks = self.config.aux_fit, state.ranks
+        if ranks.size > 1:
+            whole = self.centre, self.encoder(), self.b_enc, self.W_dec
+            return shared.dead_error(x, *whole, state.dead, residual, k, fit=fit, rows=ranks)
         return layers.dead_error(x, *weights, state.dead, residual, k, fit=fit)
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ from monosem.dictionaries.base import RaggedLatents, TrainState
 from monosem.dictionaries.config import share
 from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.selection import batch_top_k
-from monosem.kernels import parts
+from monosem.kernels import parts, shared
 from monosem.kernels.pattern import Pattern
 
 
@@ -87,14 +87,20 @@ class BatchTopK(Auxiliary[BatchTopKConfig], name="batch_topk", config=BatchTopKC
         self, x: Float[Tensor, "batch d_in"], state: TrainState
     ) -> tuple[Float[Tensor, " entries"], Pattern]:
         """The latents that training keeps of this batch; the threshold follows the smallest."""
-        pre, pattern = batch_top_k(x, self.centre, self.W_enc, self.b_enc, self.config.k)
+        k, ranks = self.config.k, state.ranks
+        most = min(k * ranks.size, self.n_latents)  # all that are chosen may be of one rank's rows
+        pre, pattern = batch_top_k(x, self.centre, self.W_enc, self.b_enc, most)
+        if ranks.size > 1:
+            pre, pattern = shared.batch_largest(pre, pattern, k * ranks.size * len(x), ranks)
         latents = pre.relu()
         self._follow_(latents.detach(), state)
         return latents, pattern
 
     @torch.no_grad()
     def _follow_(self, kept: Float[Tensor, " entries"], state: TrainState) -> None:
-        smallest = torch.where(kept > 0, kept, torch.inf).amin()
+        none = kept.new_full((), torch.inf)
+        smallest = torch.where(kept > 0, kept, torch.inf).amin() if kept.numel() else none
+        smallest = state.ranks.smallest_(smallest)
         smallest = torch.where(smallest.isfinite(), smallest, self.threshold)
         memory = self.config.threshold_memory * state.n_steps
         self.threshold.lerp_(smallest, 1 / (1 + min(float(state.step), memory)))

@@ -87,7 +87,8 @@ class Coefficient(nn.Module):
         if self._config.l1 is not None:
             return rise * self.value
         _, memory, gain, bound = self._steering
-        error = (l0.to(self.value.dtype) / self._config.l0).clamp_min(1e-6).log()
+        l0 = state.ranks.mean(l0.to(self.value.dtype))
+        error = (l0 / self._config.l0).clamp_min(1e-6).log()
         if rise == 1.0:
             self.value.mul_((error / (1 + error.square()) / (memory * state.n_steps)).exp())
         return rise * self.value * (gain * error).clamp(-bound, bound).exp()

@@ -147,7 +147,7 @@ class JumpReLU(UnitNorm[JumpReLUConfig], name="jumprelu", config=JumpReLUConfig)
         x_hat = chosen.decode(latents, self.decoders) + self.b_dec
         terms = {"mse": mse(x_hat, target) / self.variance}
         if config.sparsity == "l0":
-            l0 = step(chosen.pre, at, config.bandwidth).sum() / len(x)
+            l0 = state.ranks.mean(step(chosen.pre, at, config.bandwidth).sum() / len(x))
             terms["l0_penalty"] = config.l0_weight * (l0 / config.l0 - 1).square()
         else:
             weight = self.coefficient(self.firing.sum() / len(x), state)

@@ -85,6 +85,7 @@ class PAnneal(ReLU, name="p_anneal", config=PAnnealConfig):
     ) -> None:
         """Keep the penalty what it is while its exponent falls."""
         following = penalty(latents, self._exponent(state.step + 1, state.n_steps))
+        total, following = state.ranks.sum_(torch.stack([total, following]))
         silent = following <= 0
         self.coefficient.rescale_(
             torch.where(silent, 1.0, total / torch.where(silent, 1.0, following))

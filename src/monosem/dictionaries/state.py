@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from monosem.runtime.distributed import ALONE, World
+
 
 @dataclass
 class TrainState:
@@ -22,6 +24,8 @@ class TrainState:
     """Which of them have been silent for longer than the trainer's threshold."""
     generator: torch.Generator
     """For draws that belong to training; the trainer saves and restores it."""
+    ranks: World = ALONE
+    """Who has which rows of each batch; what is measured on a batch is measured on all of them."""
 
 
 @runtime_checkable

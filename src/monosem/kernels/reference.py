@@ -152,7 +152,11 @@ def fitted_scale(
 ) -> Float[Tensor, ""]:
     """What to multiply `found` by, that it comes nearest to `wanted`; a few rows, in no order, say it."""
     found, wanted = found[:FITTED_ROWS], wanted[:FITTED_ROWS]
-    along, square = (found * wanted).sum(), found.square().sum()
+    return scale_of((found * wanted).sum(), found.square().sum())
+
+
+def scale_of(along: Float[Tensor, ""], square: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """`along / square`, within bounds; 1 where there is nothing to scale."""
     silent = square <= torch.finfo(square.dtype).tiny
     scale = along / torch.where(silent, 1.0, square)
     return torch.where(silent, 1.0, scale.clamp(LEAST_SCALE, LARGEST_SCALE))

@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment: safetensors + JSON, written aside, then renamed.
 
 FOLDER/state-NNNNNN/rank-00000.safetensors    what each rank has: whole tensors, or its part of them
-FOLDER/state-NNNNNN/manifest.json             each file's hash, which parts it holds, and the JSON state
+FOLDER/state-NNNNNN/manifest.json             each file's hash, which slices it holds, and the JSON state
 
 The newest two are kept. `open_checkpoint` takes the newest one that is whole; one whose checksum fails
 falls back to the one before it. Parts are put together when they are read, so that any number of ranks
@@ -31,7 +31,7 @@ _MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Part:
+class Slice:
     """Which part of a tensor one rank has."""
 
     axis: int
@@ -49,7 +49,7 @@ class Saved(Mapping[str, Tensor]):
         self._parts: dict[str, dict[int, Path]] = {}
         self._axes: dict[str, int] = {}
         for file, entry in shards.items():
-            for name, (axis, start) in entry["parts"].items():
+            for name, (axis, start) in entry["slices"].items():
                 self._parts.setdefault(name, {})[start] = folder / file
                 self._axes[name] = axis
             for name in entry["names"]:
@@ -73,19 +73,19 @@ def save_checkpoint(
     tensors: Mapping[str, Tensor],
     state: Json,
     *,
-    parts: Mapping[str, Part] | None = None,
+    slices: Mapping[str, Slice] | None = None,
     world: World = ALONE,
 ) -> Path:
     """Write `tensors` and the JSON values `state` as the newest checkpoint of `folder`.
 
-    Of several ranks each writes its own `tensors`, those in `parts` being parts; the state is that of
+    Of several ranks each writes its own `tensors`, those in `slices` being slices; the state is that of
     the first. Returns its path. The two newest stay; a full disk raises `StorageFullError` and leaves
     the older ones whole.
     """
     folder = Path(folder)
     partial = Path(world.by_first(lambda: str(_begun(folder))))
     try:
-        shards = world.all_do(lambda: _written(partial, tensors, parts or {}, world.rank))
+        shards = world.all_do(lambda: _written(partial, tensors, slices or {}, world.rank))
         return Path(world.by_first(lambda: str(_finished(partial, shards, state))))
     finally:
         if world.rank == 0:
@@ -123,7 +123,7 @@ def _begun(folder: Path) -> Path:
 
 
 def _written(
-    partial: Path, tensors: Mapping[str, Tensor], parts: Mapping[str, Part], rank: int
+    partial: Path, tensors: Mapping[str, Tensor], slices: Mapping[str, Slice], rank: int
 ) -> Json:
     """Write one rank's file, and return what the manifest says of it."""
     path = partial / f"rank-{rank:05d}.safetensors"
@@ -143,7 +143,7 @@ def _written(
         "file": path.name,
         "sha256": file_entry(path)["sha256"],
         "names": list(here),
-        "parts": {name: [part.axis, part.start] for name, part in parts.items()},
+        "slices": {name: [own.axis, own.start] for name, own in slices.items()},
     }
 
 

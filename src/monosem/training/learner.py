@@ -18,8 +18,10 @@ from monosem.dictionaries.base import Dictionary, TrainState
 from monosem.kernels import workspace
 from monosem.kernels.workspace import Workspace
 from monosem.metrics.reconstruction import fvu
+from monosem.runtime.checkpoint import Slice
 from monosem.training.objectives import Objective, Reconstruction
-from monosem.training.optim import OptimConfig, adam, step_clipped
+from monosem.training.optim import OptimConfig, adam, step_clipped, stored
+from monosem.training.sharing import BY_ITSELF, Sharing
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 OBSERVED_ROWS = 1024
@@ -38,8 +40,11 @@ class Learner:
         n_steps: int,
         dead_tokens: int,
         objective: Objective | None = None,
+        sharing: Sharing = BY_ITSELF,
     ) -> None:
+        """With a `sharing` it is one of several ranks, that learn the same from their rows or latents."""
         self.name, self.dictionary, self._optim = name, dictionary, optim
+        self._sharing = sharing
         self._objective = Reconstruction() if objective is None else objective
         self._dead_tokens = dead_tokens
         self.optimizer = adam(dictionary.parameters(), optim)
@@ -52,6 +57,7 @@ class Learner:
             tokens_since_fired=silent,
             dead=torch.zeros_like(silent, dtype=torch.bool),
             generator=torch.Generator().manual_seed(dictionary.config.seed),
+            ranks=sharing.batch,
         )
         self._terms: dict[str, Float[Tensor, ""]] = {}
 
@@ -67,7 +73,7 @@ class Learner:
         self.revive(source)
 
     def learn(self, batch: Batch) -> None:
-        """Learn from one batch; it touches nothing that other dictionaries touch."""
+        """Learn from one batch, or this rank's rows; it touches nothing that other dictionaries touch."""
         dictionary, state = self.dictionary, self.state
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
@@ -77,11 +83,12 @@ class Learner:
             terms = self._objective.terms(dictionary, batch, state)
             torch.stack(list(terms.values())).sum().backward()
         self._workspace.deliver_()
+        self._average_()
         dictionary.before_step_()
         step_clipped(self.optimizer, self._optim.clip)
         dictionary.after_step_()
         self._terms = {name: term.detach() for name, term in terms.items()}
-        self._count(len(batch))
+        self._count(len(batch) * state.ranks.size)
         state.step += 1
 
     def revive(self, source: ActivationSource) -> None:
@@ -89,8 +96,12 @@ class Learner:
         self.dictionary.revive_(self.state, self.optimizer, source)
 
     def observe(self, batch: Batch) -> Json:
-        """Return the newest step's terms, `loss`, `l0`, `fvu`, `n_dead` and `lr` as numbers."""
-        terms = {name: float(term) for name, term in self._terms.items()}
+        """Return the newest step's terms, `loss`, `l0`, `fvu`, `n_dead` and `lr` as numbers.
+
+        `batch` is the whole of it, on every rank.
+        """
+        values = self._sharing.batch.mean(torch.stack(list(self._terms.values()))).tolist()
+        terms = dict(zip(self._terms, values, strict=True))
         loss = sum(terms.values())
         if not abs(loss) < float("inf"):
             raise ConfigError(
@@ -100,12 +111,13 @@ class Learner:
         x, target = batch.x[:OBSERVED_ROWS], batch.target[:OBSERVED_ROWS]
         with torch.no_grad():
             error = fvu(target, self.dictionary(x))
+        latents = self._sharing.latents
         return {
             "loss": loss,
             **terms,
-            "l0": float(self.dictionary.firing.sum()) / len(batch),
+            "l0": float(latents.sum_(self.dictionary.firing.sum())) / len(batch),
             "fvu": error,
-            "n_dead": int(self.state.dead.sum()),
+            "n_dead": int(latents.sum_(self.state.dead.sum())),
             "lr": self.optimizer.param_groups[0]["lr"],
             **self._workspace.remarks,
         }
@@ -119,17 +131,20 @@ class Learner:
         tensors["generator"] = self.state.generator.get_state()
         return {f"{self.name}.{k}": v for k, v in tensors.items()}
 
+    def slices(self) -> dict[str, Slice]:
+        """Return which of these tensors are this rank's slice of one."""
+        return {}
+
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Go back to what `tensors` returned after `step` steps."""
-        mine = {k.removeprefix(f"{self.name}."): v for k, v in tensors.items()}
-        for name, weight in self.dictionary.state_dict().items():
-            weight.copy_(mine[f"weight.{name}"])
+        fill_(self.dictionary, tensors, self.name)
         for name, parameter in self.dictionary.named_parameters():
             for moment in MOMENTS:
-                self.optimizer.state[parameter][moment].copy_(mine[f"{moment}.{name}"])
-        self.state.tokens_since_fired.copy_(mine["tokens_since_fired"])
-        self.state.generator.set_state(mine["generator"])
+                saved = tensors[f"{self.name}.{moment}.{name}"]
+                self.optimizer.state[parameter][moment].copy_(saved)
+        self.state.tokens_since_fired.copy_(tensors[f"{self.name}.tokens_since_fired"])
+        self.state.generator.set_state(tensors[f"{self.name}.generator"])
         self.state.dead = self.state.tokens_since_fired >= self._dead_tokens
         self.state.step = step
 
@@ -138,7 +153,28 @@ class Learner:
         once = self._objective.single_pass
         return workspace.scope(self._workspace) if once else nullcontext()
 
+    def _average_(self) -> None:
+        """Make gradients, and how often latents fired, those of the whole batch."""
+        ranks = self.state.ranks
+        if ranks.size == 1:
+            return
+        gradients: list[Tensor] = []
+        for parameter in self.dictionary.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(stored(parameter.grad))
+        ranks.sum_all_([*gradients, self.dictionary.firing])
+        for gradient in gradients:
+            gradient.div_(ranks.size)
+
     def _count(self, n_tokens: int) -> None:
         since = self.state.tokens_since_fired
         since.add_(n_tokens).masked_fill_(self.dictionary.firing > 0, 0)
         self.state.dead = since >= self._dead_tokens
+
+
+@torch.no_grad()
+def fill_(dictionary: Dictionary[Any], tensors: Mapping[str, Tensor], name: str) -> None:
+    """Copy the weights that a learner called `name` left in `tensors`."""
+    for key, weight in dictionary.state_dict().items():
+        weight.copy_(tensors[f"{name}.weight.{key}"])

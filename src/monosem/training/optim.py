@@ -116,10 +116,10 @@ def step_clipped(optimizer: torch.optim.Adam, clip: float) -> None:
         states = [optimizer.state[p] for p in mine]
         beta1, beta2 = group["betas"]
         fused_adam(
-            [_stored(p.detach()) for p in mine],
-            [_stored(p.grad) for p in mine],
-            [_stored(state["exp_avg"]) for state in states],
-            [_stored(state["exp_avg_sq"]) for state in states],
+            [stored(p.detach()) for p in mine],
+            [stored(p.grad) for p in mine],
+            [stored(state["exp_avg"]) for state in states],
+            [stored(state["exp_avg_sq"]) for state in states],
             [],
             [state["step"] for state in states],
             fused=True,
@@ -134,6 +134,6 @@ def step_clipped(optimizer: torch.optim.Adam, clip: float) -> None:
         )
 
 
-def _stored(tensor: Tensor) -> Tensor:
+def stored(tensor: Tensor) -> Tensor:
     """The tensor as it lies in memory: a matrix whose columns are contiguous, transposed."""
     return tensor.t() if tensor.dim() == 2 and not tensor.is_contiguous() else tensor

@@ -1,6 +1,8 @@
 """Part: the dictionaries that are trained at one site, with its scale; a run has one, a suite several."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,23 +13,32 @@ from monosem.activations.source import Batch
 from monosem.core import artifact
 from monosem.core.config import Json
 from monosem.core.whereabouts import whereabouts
-from monosem.dictionaries.base import architecture
+from monosem.dictionaries.base import Dictionary, DictionaryConfig, architecture
 from monosem.models.language_model import LanguageModel
 from monosem.runtime.runlog import RunLog
 from monosem.text.tokens import TokenStore
-from monosem.training.learner import Learner
+from monosem.training.learner import Learner, fill_
 from monosem.training.objectives import objective
 from monosem.training.run import KIND, LOG
 from monosem.training.settings import TrainConfig
+from monosem.training.sharing import BY_ITSELF, Sharing
 
 
 class Part:
     """What is learnt at `config.site`, which has all of the source's `x` or one site's columns of it."""
 
     def __init__(
-        self, config: TrainConfig, model: LanguageModel, source: BlockSource, *, of_several: bool
+        self,
+        config: TrainConfig,
+        model: LanguageModel,
+        source: BlockSource,
+        *,
+        of_several: bool,
+        sharing: Sharing = BY_ITSELF,
+        first: int = 0,
     ) -> None:
-        self.config, self._model, self._all = config, model, source
+        """`first`: how many dictionaries there are in the parts before, where ranks share them out."""
+        self.config, self._model, self._all, self._sharing = config, model, source, sharing
         self.site = _names(model, config.sites)
         self._columns = source.columns[self.site] if of_several else None
         self._prefix = f"{self.site}/" if of_several else ""
@@ -42,7 +53,8 @@ class Part:
         )
         # made with its true scales once they are known
         self.set_scales([[1.0] * len(side) for side in own])
-        self.learners = [self._learner(i, name) for i, name in enumerate(config.names)]
+        mine = (i for i in range(len(config.names)) if sharing.dictionaries.has(first + i))
+        self.learners = [self._learner(i) for i in mine]
 
     def set_scales(self, scales: list[list[float]]) -> None:
         """Divide the activations of each site by its scale from now on: of those read, of those written."""
@@ -88,11 +100,28 @@ class Part:
         mine = self.source.scaled(batch)
         return {learner.name: learner.observe(mine) for learner in self.learners}
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of its dictionaries, those of other ranks too, and what the run log calls them."""
+        return {name: f"{self._prefix}{name}" for name in self.config.names}
+
     def own(self, values: Json) -> Json:
         """Return the entries of its dictionaries, under their short names, and what is no dictionary's."""
-        names = {learner.name: learner.name.removeprefix(self._prefix) for learner in self.learners}
         shared = {k: v for k, v in values.items() if not isinstance(v, dict)}
-        return shared | {short: values[name] for name, short in names.items() if name in values}
+        return shared | {name: values[n] for name, n in self.names.items() if n in values}
+
+    def configuration(self, index: int) -> DictionaryConfig:
+        """Return that of one of its dictionaries, with the widths of the site."""
+        return self.config.wired(self.config.dictionaries[index], self._ins, self._outs)
+
+    def finished(self, index: int, saved: Mapping[str, Tensor] | None) -> Dictionary[Any]:
+        """Return a dictionary as it was trained; from `saved`, where ranks have parts of it."""
+        if saved is None:
+            return self.learners[index].dictionary
+        config, name = self.configuration(index), self.names[self.config.names[index]]
+        dictionary = architecture(config.architecture)(config)
+        fill_(dictionary, saved, name)
+        return dictionary
 
     def write(
         self,
@@ -102,8 +131,9 @@ class Part:
         record: Json,
         summary: Json,
         log: list[Json],
+        saved: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Write its training run at `path`, which will be read at `final`."""
+        """Write its training run at `path`, which will be read at `final`; `saved` as for `finished`."""
         config = self.config
         ins, outs = (tuple(side) for side in self.scales)
         inputs = {"model": self._model.hash, "tokens": store.hash}
@@ -117,8 +147,8 @@ class Part:
         with artifact.writing(
             path, kind=KIND, config=record, inputs=inputs, seed=config.seed, summary=own
         ) as folder:
-            for name, learner in zip(config.names, self.learners, strict=True):
-                learner.dictionary.folded(ins, outs).save(
+            for index, name in enumerate(config.names):
+                self.finished(index, saved).folded(ins, outs).save(
                     folder / name,
                     site=self.site,
                     target=_names(self._model, config.targets),
@@ -131,16 +161,17 @@ class Part:
             for line in log:
                 lines.write(**self.own(line))
 
-    def _learner(self, index: int, name: str) -> Learner:
-        config = self.config.wired(self.config.dictionaries[index], self._ins, self._outs)
+    def _learner(self, index: int) -> Learner:
+        config = self.configuration(index)
         dictionary = architecture(config.architecture)(config).to(self._all.device)
         return Learner(
-            f"{self._prefix}{name}",
+            self.names[self.config.names[index]],
             dictionary,
             self.config.optim.of(index),
             n_steps=self.config.n_steps,
             dead_tokens=self.config.dead_tokens,
             objective=self._objective,
+            sharing=self._sharing,
         )
 
 

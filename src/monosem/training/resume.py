@@ -1,5 +1,6 @@
 """What a run is, and whether what lies at its place is the same one, finished or interrupted."""
 
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -9,9 +10,10 @@ from monosem.core import artifact
 from monosem.core.config import Json
 from monosem.core.errors import ArtifactKindError, ResumeError
 from monosem.runtime import matmul
+from monosem.training.sharing import BY_ITSELF, Sharing
 
 
-def machine(policy: matmul.MatmulPolicy, device: str) -> Json:
+def machine(policy: matmul.MatmulPolicy, device: str, sharing: Sharing = BY_ITSELF) -> Json:
     """Return what bit-equality depends on."""
     threads = torch.get_num_threads()
     return {
@@ -19,13 +21,24 @@ def machine(policy: matmul.MatmulPolicy, device: str) -> Json:
         "device": device,
         "threads": threads,
         "torch": torch.__version__,
+        "ranks": sharing.everyone.size,
+        "parallel": sharing.kind,
     }
 
 
 def check_resumable(
-    folder: Path, state: Json, identity: Json, policy: str, device: str
+    folder: Path,
+    state: Json,
+    identity: Json,
+    policy: str,
+    device: str,
+    sharing: Sharing = BY_ITSELF,
 ) -> matmul.MatmulPolicy:
-    """Return the arithmetic of the interrupted run in `folder`; `ResumeError` if it cannot go on here."""
+    """Return the arithmetic of the interrupted run in `folder`; `ResumeError` if it cannot go on here.
+
+    On another number of ranks, or where they share out something else, sums are added in another order
+    anyway: it goes on, with a word on stderr, whatever else differs.
+    """
     where = f"`{folder}` holds an interrupted run"
     if state["identity"].keys() != identity.keys():
         raise ResumeError(f"{where} of another kind. Pass `--fresh` to throw it away.")
@@ -39,13 +52,25 @@ def check_resumable(
     own = matmul.check(recorded["matmul"])
     if policy not in ("auto", own):
         raise ResumeError(f"{where} with matmul `{own}`, not `{policy}`. Use the same.")
-    for name, value in machine(own, device).items():
+    here = machine(own, device, sharing)
+    if any(recorded[name] != here[name] for name in ("ranks", "parallel")):
+        sys.stderr.write(
+            f"{where}, of {_ranks(recorded)}. It goes on with {_ranks(here)}: up to rounding, not bit for "
+            "bit.\n"
+        )
+        return own
+    for name, value in here.items():
         if recorded[name] != value:
             raise ResumeError(
                 f"{where} made with {name} {recorded[name]}; here it is {value}, so it would not go "
                 f"on bit for bit. Use the same {name}, or pass `--fresh` to start again."
             )
     return own
+
+
+def _ranks(made: Json) -> str:
+    n = made["ranks"]
+    return "1 process" if n == 1 else f"{n} ranks that share out {made['parallel']}"
 
 
 def check_same(out: Path, kind: str, identity: Json) -> None:

@@ -66,10 +66,10 @@ def index(parts: list[Part], last: Json) -> Json:
         part.site: {
             name: {
                 "folder": f"{part.site}/{name}",
-                "config": to_json(learner.dictionary.config),
-                "metrics": last[learner.name],
+                "config": to_json(part.configuration(index)),
+                "metrics": last[logged],
             }
-            for name, learner in zip(part.config.names, part.learners, strict=True)
+            for index, (name, logged) in enumerate(part.names.items())
         }
         for part in parts
     }

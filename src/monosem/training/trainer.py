@@ -10,6 +10,7 @@ the machine's arithmetic: stopped at any moment, even by SIGKILL, the same call 
 last checkpoint in `OUT.checkpoint` and ends with the same weights, bit for bit.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import sys
@@ -30,7 +31,8 @@ from monosem.core.errors import ConfigError
 from monosem.core.progress import Bar, progress
 from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
-from monosem.runtime.checkpoint import load_checkpoint, save_checkpoint
+from monosem.runtime.checkpoint import Saved, open_checkpoint, save_checkpoint
+from monosem.runtime.distributed import ALONE, World
 from monosem.runtime.interruption import interruption
 from monosem.runtime.runlog import RunLog, read_log
 from monosem.runtime.tracking import Tracker, Tracking
@@ -41,6 +43,7 @@ from monosem.training.part import Part, needed_bytes
 from monosem.training.resume import check_resumable, check_same, machine
 from monosem.training.run import KIND, LOG, TrainingRun
 from monosem.training.settings import TrainConfig
+from monosem.training.sharing import BY_ITSELF, Parallel, Sharing, every, sharing_of
 from monosem.training.sources import source_of
 from monosem.training.suite import Suite
 
@@ -61,11 +64,14 @@ def train(
     trackers: Sequence[Tracker] = (),
     activations: ActivationStore | None = None,
     device: str | None = None,
+    world: World = ALONE,
+    parallel: Parallel = "auto",
 ) -> TrainingRun:
     """Train the dictionaries of `config` on activations of `model`, and return the run at `out`.
 
     They are live, or read from `activations`, which were captured from the same model and tokens.
-    Dictionaries are on `device`, the model's if None.
+    Dictionaries are on `device`, the model's if None. All ranks of `world` call this
+    alike; `parallel` is what they share out (sharing.py).
 
     A finished run of the same configuration and inputs is used again, an interrupted one goes on;
     `fresh` starts anew. Everything is checked before anything is captured. `trackers` are sent the
@@ -75,11 +81,12 @@ def train(
     artifact.check_target(out, KIND)
     source = source_of(config, model, store, config.sites, activations=activations, device=device)
     config.check_widths(*source.widths)
+    shares = sharing_of(parallel, config, world)
     identity: Json = {"train": to_json(config), "model": model.hash, "tokens": store.hash}
     identity |= _read(activations)
-    if not _finished(out, KIND, identity, fresh):
-        training = _Training([Part(config, model, source, of_several=False)], source, identity, out)
-        training.go(store, checkpoint_seconds, trackers)
+    if not world.by_first(lambda: _finished(out, KIND, identity, fresh)):
+        part = Part(config, model, source, of_several=False, sharing=shares)
+        _Training([part], source, identity, out, shares).go(store, checkpoint_seconds, trackers)
     return TrainingRun.open(out)
 
 
@@ -95,6 +102,8 @@ def train_suite(
     trackers: Sequence[Tracker] = (),
     activations: ActivationStore | None = None,
     device: str | None = None,
+    world: World = ALONE,
+    parallel: Parallel = "auto",
 ) -> Suite:
     """Train the dictionaries of `config` at each of `sites` in one pass of `model`; its site is not read.
 
@@ -114,6 +123,7 @@ def train_suite(
     widths = [model.width(name) for name in source.columns]
     for width in widths:
         config.check_widths((width,), (width,))
+    shares = sharing_of(parallel, config, world, n_sites=len(configs))
     identity: Json = {
         "train": to_json(configs[0]),
         "sites": list(source.columns),
@@ -121,14 +131,18 @@ def train_suite(
         "tokens": store.hash,
         **_read(activations),
     }
-    if not _finished(out, suites.KIND, identity, fresh):
+    if not world.by_first(lambda: _finished(out, suites.KIND, identity, fresh)):
         sys.stderr.write(
             f"{len(widths) * len(config.dictionaries)} dictionaries at {len(widths)} sites, in about "
             f"{needed_bytes(source, config, widths) / 2**30:.2f} GiB of memory beside the model: "
             f"{', '.join(source.columns)}\n"
         )
-        parts = [Part(own, model, source, of_several=True) for own in configs]
-        _Training(parts, source, identity, out).go(store, checkpoint_seconds, trackers)
+        each = len(config.dictionaries)
+        parts = [
+            Part(own, model, source, of_several=True, sharing=shares, first=each * i)
+            for i, own in enumerate(configs)
+        ]
+        _Training(parts, source, identity, out, shares).go(store, checkpoint_seconds, trackers)
     return Suite.open(out)
 
 
@@ -156,36 +170,48 @@ def _checkpoints(out: Path) -> Path:
 class _Training:
     """One run, or suite of runs, in progress."""
 
-    def __init__(self, parts: list[Part], source: BlockSource, identity: Json, out: Path) -> None:
+    def __init__(
+        self,
+        parts: list[Part],
+        source: BlockSource,
+        identity: Json,
+        out: Path,
+        sharing: Sharing = BY_ITSELF,
+    ) -> None:
         self.parts, self.source, self.identity, self.out = parts, source, identity, out
+        self.sharing, self.world = sharing, sharing.everyone
         self.config, self.folder = parts[0].config, _checkpoints(out)
-        self.device = parts[0].learners[0].dictionary.W_dec.device
+        self.device = source.device
         self.policy: matmul.MatmulPolicy = "fp32"
         self.step, self.seconds, self.last = 0, 0.0, dict[str, Json]()
-        checkpoint = load_checkpoint(self.folder)
+        checkpoint = open_checkpoint(self.folder, self.world)
         if checkpoint is None:
             own = self.config.matmul
-            self.policy = matmul.check(matmul.choose(self.device) if own == "auto" else own)
+            chosen = (
+                self.world.by_first(lambda: matmul.choose(self.device)) if own == "auto" else own
+            )
+            self.policy = matmul.check(chosen)
             self._begin()
         else:
-            tensors, state = checkpoint
-            self.policy = check_resumable(
-                self.folder, state, identity, self.config.matmul, self.device.type
-            )
-            source.load_state_dict(state["source"])
-            self.step, self.seconds, self.last = state["step"], state["seconds"], state["last"]
-            for part, scales in zip(parts, state["scales"], strict=True):
-                part.set_scales(scales)
-                for learner in part.learners:
-                    learner.restore(tensors, self.step)
-        self.log = RunLog(self.folder / LOG, resume_step=self.step)
+            self._resume(*checkpoint)
+        self.log = (
+            RunLog(self.folder / LOG, resume_step=self.step) if self.world.rank == 0 else None
+        )
 
     def go(self, store: TokenStore, checkpoint_seconds: float, trackers: Sequence[Tracker]) -> None:
         """Train to the end and write the artifact."""
-        with Tracking(trackers, self.log, self.out, self.identity) as tracking:
+        with contextlib.ExitStack() as stack:
+            tracking = None
+            if self.log is not None:
+                followed = Tracking(trackers, self.log, self.out, self.identity)
+                tracking = stack.enter_context(followed)
             with matmul.scope(self.policy):
                 self.run(checkpoint_seconds)
-            tracking.summary = self.finish(store)
+            if self.world.size > 1:  # what ranks have of dictionaries, for the first to write
+                self._save()
+            summary = self.world.by_first(lambda: self.finish(store))
+            if tracking is not None:
+                tracking.summary = summary
 
     def run(self, checkpoint_seconds: float) -> None:
         """Go to the last step; save now and then, and when interrupted."""
@@ -209,24 +235,27 @@ class _Training:
                     self._note(batch, bar)
                 else:
                     bar.advance()
-                if interrupted():
-                    self._save()
-                    raise KeyboardInterrupt
-                if now - saved > checkpoint_seconds and self.step < n_steps:
+                due = now - saved > checkpoint_seconds and self.step < n_steps
+                stop, due = self.world.any_of(interrupted(), due)
+                if stop or due:
                     self._save()
                     saved = now
+                if stop:
+                    raise KeyboardInterrupt
 
     def _crew(self) -> Crew:
         alone = self.device.type != "cpu" or not all(part.independent for part in self.parts)
+        alone = alone or self.sharing.steps_together
         n_learners = sum(len(part.learners) for part in self.parts)
         return Crew(n_learners, 1 if alone else torch.get_num_threads())
 
     def _learn(self, batch: Batch, crew: Crew) -> None:
-        """Let every dictionary learn from a batch."""
+        """Let every dictionary learn from a batch, or from this rank's rows of it."""
+        mine = every(batch, self.sharing.batch)
         lessons = [
             (learner, scaled)
             for part in self.parts
-            for scaled in (part.source.scaled(batch),)
+            for scaled in (part.source.scaled(mine),)
             for learner in part.learners
         ]
         lessons.sort(key=lambda each: -each[0].dictionary.n_latents)  # the longest first
@@ -244,16 +273,20 @@ class _Training:
             "dead_tokens": self.config.dead_tokens,
             "seconds": round(self.seconds, 1),
         }
-        log, computer = read_log(self.log.path), machine(self.policy, self.device.type)
-        record = {**self.identity, "machine": computer}
+        log = read_log(self.folder / LOG)
+        record = {**self.identity, "machine": machine(self.policy, self.device.type, self.sharing)}
+        found = open_checkpoint(self.folder) if self.world.size > 1 else None
+        saved = None if found is None else found[0]
         if "sites" not in self.identity:
-            self.parts[0].write(self.out, self.out, store, record, summary, log)
+            self.parts[0].write(self.out, self.out, store, record, summary, log, saved)
         else:
-            self._write_suite(store, record, summary, log)
+            self._write_suite(store, record, summary, log, saved)
         shutil.rmtree(self.folder)
         return summary
 
-    def _write_suite(self, store: TokenStore, record: Json, summary: Json, log: list[Json]) -> None:
+    def _write_suite(
+        self, store: TokenStore, record: Json, summary: Json, log: list[Json], saved: Saved | None
+    ) -> None:
         inputs = {"model": self.identity["model"], "tokens": store.hash}
         with artifact.writing(
             self.out,
@@ -266,7 +299,8 @@ class _Training:
             for part in self.parts:
                 own = {k: v for k, v in record.items() if k != "sites"}
                 own["train"] = to_json(part.config)
-                part.write(folder / part.site, self.out / part.site, store, own, summary, log)
+                places = folder / part.site, self.out / part.site
+                part.write(*places, store, own, summary, log, saved)
             write_json(folder / suites.INDEX, suites.index(self.parts, self.last))
 
     def _begin(self) -> None:
@@ -280,30 +314,48 @@ class _Training:
 
     def _note(self, batch: Batch, bar: Bar) -> None:
         """Write one line of the log: the only place where values are asked of the device."""
-        self.last = {k: v for part in self.parts for k, v in part.observe(batch).items()}
-        self.log.write(
-            step=self.step,
-            tokens=self.step * self.config.batch_size,
-            epoch=round(self.source.epoch, 4),
-            seconds=round(self.seconds, 2),
-            **self.last,
-        )
+        mine = {k: v for part in self.parts for k, v in part.observe(batch).items()}
+        told = {k: v for each in self.sharing.dictionaries.heard(mine) for k, v in each.items()}
+        self.last = {k: told[k] for part in self.parts for k in part.names.values()}
+        if self.log is not None:
+            self.log.write(
+                step=self.step,
+                tokens=self.step * self.config.batch_size,
+                epoch=round(self.source.epoch, 4),
+                seconds=round(self.seconds, 2),
+                **self.last,
+            )
         bar.advance(1, **_shown(self.last))
 
+    def _resume(self, tensors: Saved, state: Json) -> None:
+        """Go to where a checkpoint was saved, by however many ranks."""
+        asked = self.config.matmul, self.device.type, self.sharing
+        self.policy = check_resumable(self.folder, state, self.identity, *asked)
+        self.source.load_state_dict(state["source"])
+        self.step, self.seconds, self.last = state["step"], state["seconds"], state["last"]
+        for part, scales in zip(self.parts, state["scales"], strict=True):
+            part.set_scales(scales)
+            for learner in part.learners:
+                learner.restore(tensors, self.step)
+
     def _save(self) -> None:
-        tensors = {
-            k: v for part in self.parts for own in part.learners for k, v in own.tensors().items()
-        }
+        learners = [learner for part in self.parts for learner in part.learners]
+        tensors = {k: v for own in learners for k, v in own.tensors().items()}
+        shared = {k: v for own in learners for k, v in own.slices().items()}
+        everywhere = [name for name in tensors if name not in shared]
+        for number, name in enumerate(everywhere):
+            if not self.sharing.writes(number):
+                del tensors[name]
         state = {
             "identity": self.identity,
-            "machine": machine(self.policy, self.device.type),
+            "machine": machine(self.policy, self.device.type, self.sharing),
             "step": self.step,
             "seconds": self.seconds,
             "scales": [part.scales for part in self.parts],
             "source": self.source.state_dict(),
             "last": self.last,
         }
-        save_checkpoint(self.folder, tensors, state)
+        save_checkpoint(self.folder, tensors, state, slices=shared, world=self.world)
 
 
 def _shown(last: dict[str, Json]) -> dict[str, float]:
