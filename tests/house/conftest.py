@@ -102,7 +102,7 @@ class World:
 def commands() -> dict[str, list[str]]:
     """The smallest useful run of every verb that writes."""
     tokens = ["--tokenizer", "train:300", "--context", "32", "--heldout-share", "0.2"]
-    model = ["--n-tokens", "60000", "--batch-contexts", "8", "--n-snapshots", "2"]
+    model = ["--n-tokens", "60000", "--batch-contexts", "8", "--keep-checkpoints", "2"]
     model += ["--precision", "fp32"]
     read = ["--model", "model/model", "--tokens", "tokens", "--device", "cpu"]
     train = ["--architecture", "topk", "relu", "--n-latents", "64", "--k", "8"]

@@ -34,7 +34,7 @@ ROAD = {
     "report": ["features", "--metrics", "evaluation", "--out", "report.html"],
     "explore": ["features", "--metrics", "evaluation", "--port", "0"],
     "pretrain": ["tiny", "--context", "128", *SMALL, "--n-tokens", "2048"]
-    + ["--batch-contexts", "4", "--n-snapshots", "0", "--out", "small-model", "--json"],
+    + ["--batch-contexts", "4", "--keep-checkpoints", "0", "--out", "small-model", "--json"],
     "demo": ["--model", MODEL, "--corpus", "few", "--device", "cpu", "--n-latents", "256"]
     + ["--n-tokens", "4096", "--n-density-tokens", "2048", "--out", "demo", "--json"],
 }

@@ -13,6 +13,7 @@ from monosem.models.language_model import LanguageModel
 from monosem.models.small import SmallModelConfig, build
 from monosem.text.store import TokenStore
 from monosem.text.tokens import TokensConfig, build_token_store
+from monosem.training import next_token
 from monosem.training import pretrain as module
 from monosem.training.pretrain import (
     KIND,
@@ -20,13 +21,13 @@ from monosem.training.pretrain import (
     chunked_loss,
     context_order,
     heldout_loss,
+    log_spaced,
     pretrain,
-    snapshot_steps,
 )
 
 SHAPE = SmallModelConfig(d_model=16, n_heads=2, d_mlp=32, context=32)
 CONFIG = PretrainConfig(
-    model=SHAPE, n_tokens=32 * 4 * 30, batch_contexts=4, n_snapshots=2, precision="fp32"
+    model=SHAPE, n_tokens=32 * 4 * 30, batch_contexts=4, keep_checkpoints=2, precision="fp32"
 )
 
 
@@ -46,7 +47,7 @@ def weights(folder):
 
 
 def test_chunked_loss_is_the_plain_loss_with_its_gradients(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(next_token, "CHUNK", 7)
     model = build(SHAPE, vocab_size=50, bos=0, eos=0, seed=1)
     tokens = torch.randint(0, 50, (3, 20), generator=torch.Generator().manual_seed(0))
     logits = model(tokens).logits
@@ -76,9 +77,9 @@ def test_every_context_is_seen_once_an_epoch():
     assert epochs == [list(range(10))] * 3
 
 
-def test_snapshots_are_log_spaced_and_leave_out_the_last_step():
-    assert snapshot_steps(1000, 3) == [1, 10, 100]
-    assert snapshot_steps(1, 5) == []
+def test_kept_checkpoints_are_log_spaced_and_leave_out_the_last_step():
+    assert log_spaced(1000, 3) == [1, 10, 100]
+    assert log_spaced(1, 5) == []
 
 
 def test_learning_rate_rises_then_falls():
@@ -98,8 +99,8 @@ def test_a_run_learns_and_is_an_ordinary_hugging_face_folder(store, tmp_path):
     assert heldout_loss(model, store) == pytest.approx(summary["loss"], abs=0.05)
     assert summary["loss"] < heldout_loss(untrained, store) - 1.0
     assert summary["loss"] < summary["unigram"]
-    snapshots = sorted(p.name for p in (tmp_path / "lm" / "snapshots").iterdir())
-    assert snapshots == ["step-0000001", "step-0000014"]
+    kept = sorted(p.name for p in (tmp_path / "lm" / "checkpoints").iterdir())
+    assert kept == ["step-0000001", "step-0000014"]
     lines = [json.loads(x) for x in (tmp_path / "lm" / "log.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines] == [1, *range(20, 201, 20)]
     assert not (tmp_path / "lm.checkpoint").exists()

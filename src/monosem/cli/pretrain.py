@@ -11,11 +11,10 @@ import tyro
 from monosem.core.artifact import check_target, read
 from monosem.core.config import Json
 from monosem.core.errors import ConfigError
-from monosem.models.small import preset
 from monosem.rendering.table import text as text_table
 from monosem.runtime.device import resolve
 from monosem.text.store import TokenStore
-from monosem.training.pretrain import KIND, PretrainConfig, pretrain
+from monosem.training.pretrain import KIND, PretrainConfig, pretrain, recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,8 @@ class Arguments:
     """Train a small language model and save it as an ordinary Hugging Face folder."""
 
     preset: Annotated[str, tyro.conf.Positional] = "1L"
-    """Shape: 1L (one layer, d_model 128, 512 ReLU neurons), 2L or tiny."""
+    """Shape: 1L (one layer, d_model 128, 512 ReLU neurons), 1L-a, 1L-b (another seed), 1L-gelu, 1L-silu,
+    1L-solu, 1L-solu-norm, 2L, 2L-attn-only, 2L-gelu, 2L-silu, 4L or tiny."""
     tokens: Path = Path("runs/tokens")
     """Token store to train on; its held-out split validates."""
     out: Path = Path("runs/language-model")
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
 def parsed(arguments: list[str]) -> Arguments:
     """Return the arguments, with the options of a shape on top of the preset that they name."""
     named = tyro.cli(Arguments, prog="monosem pretrain", args=arguments).preset
-    default = Arguments(preset=named, run=PretrainConfig(model=preset(named)))
+    default = Arguments(preset=named, run=recipe(named))
     return tyro.cli(Arguments, prog="monosem pretrain", args=arguments, default=default)
 
 

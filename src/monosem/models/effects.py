@@ -50,7 +50,9 @@ def logit_effects(
     """Return what `vectors` at `site` add to the logits on the direct path, up to a positive factor."""
     residual = direction_in_residual(model, site, vectors)
     final = submodule(submodule(model.model, model.family.base), model.family.ln_final)
-    folded = norms.centred(final, residual) * norms.gain(final).to(residual)
+    folded = residual
+    if not isinstance(final, nn.Identity):  # a model without norms
+        folded = norms.centred(final, residual) * norms.gain(final).to(residual)
     unembed = cast(nn.Linear, model.model.get_output_embeddings())
     return folded @ unembed.weight.to(residual).T
 

@@ -31,13 +31,14 @@ class Family:
     ln1: str
     """Norm whose output attention reads."""
     ln2: str
-    """Norm whose output the MLP reads; its input is `hook_resid_mid`, unless `parallel`."""
+    """Norm whose output the MLP reads; its input is `hook_resid_mid`, unless `parallel`; empty without
+    MLPs."""
     attn: str
     """Attention module."""
     o_proj: str
     """Attention's output projection; its input is `attn.hook_z`."""
     mlp: str
-    """MLP module."""
+    """MLP module; empty in a model of attention only, and then `ln2`, `pre` and `down` too."""
     pre: str
     """Projection whose output is `mlp.hook_pre` (the gate, in gated MLPs)."""
     down: str
@@ -123,6 +124,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": _GPT2,
     "gpt_neo": _GPT_NEO,
     "gpt_neox": _GPT_NEOX,
+    "monosem": _GPT2,
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -144,5 +146,7 @@ def family_of(config: PreTrainedConfig) -> Family:
             "by hand as `LanguageModel(model, tokenizer, family=Family(...))` "
             "(see `monosem.models.families`), and the self-test checks it."
         )
+    if row.mlp and getattr(config, "intermediate_size", None) == 0:
+        row = dataclasses.replace(row, ln2="", mlp="", pre="", down="")
     parallel = getattr(config, "use_parallel_residual", row.parallel)
     return dataclasses.replace(row, parallel=bool(parallel))

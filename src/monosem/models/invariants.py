@@ -59,26 +59,15 @@ def _check_block(model: TransformerAccess, layer: int, seen: dict[str, Tensor]) 
         return seen[f"blocks.{layer}.{point}"]
 
     row, block = model.family, model.blocks[layer]
-    pre, attn_out, mlp_out = at("hook_resid_pre"), at("hook_attn_out"), at("hook_mlp_out")
-    post, where = at("hook_resid_post"), f"in block {layer}"
-    _equal(
-        model,
-        pre + attn_out + mlp_out,
-        post,
-        f"resid_pre + attn_out + mlp_out = resid_post {where}",
-    )
-    if not row.parallel:
-        mid = at("hook_resid_mid")
-        _equal(model, pre + attn_out, mid, f"resid_pre + attn_out = resid_mid {where}")
+    pre, attn_out, where = at("hook_resid_pre"), at("hook_attn_out"), f"in block {layer}"
     written = _written(block, row.o_proj, row.attn_out, at("attn.hook_z").flatten(-2))
     _equal(model, written, attn_out, f"z · W_O = attn_out {where}")
-    written = _written(block, row.down, row.mlp_out, at("mlp.hook_post"))
-    _equal(model, written, mlp_out, f"mlp_post · W_out = mlp_out {where}")
-    as_many = at("mlp.hook_pre").shape == at("mlp.hook_post").shape
-    _require(as_many, model, f"mlp.hook_pre and mlp.hook_post differ in shape {where}")
     _check_norm(model, f"blocks.{layer}.ln1", f"blocks.{layer}.hook_resid_pre", seen)
-    read = "hook_resid_pre" if row.parallel else "hook_resid_mid"
-    _check_norm(model, f"blocks.{layer}.ln2", f"blocks.{layer}.{read}", seen)
+    added = attn_out + at("hook_mlp_out") if row.mlp else attn_out
+    what = "resid_pre + attn_out + mlp_out" if row.mlp else "resid_pre + attn_out"
+    _equal(model, pre + added, at("hook_resid_post"), f"{what} = resid_post {where}")
+    if row.mlp:
+        _check_mlp(model, layer, seen)
     pattern, v = at("attn.hook_pattern"), at("attn.hook_v")
     _equal(
         model, pattern.sum(-1), torch.ones_like(pattern[..., 0]), f"pattern rows sum to 1 {where}"
@@ -86,6 +75,22 @@ def _check_block(model: TransformerAccess, layer: int, seen: dict[str, Tensor]) 
     v = v.repeat_interleave(pattern.shape[1] // v.shape[2], dim=2)
     z = (pattern @ v.transpose(1, 2)).transpose(1, 2)
     _equal(model, z, at("attn.hook_z"), f"pattern · v = z {where}")
+
+
+def _check_mlp(model: TransformerAccess, layer: int, seen: dict[str, Tensor]) -> None:
+    def at(point: str) -> Tensor:
+        return seen[f"blocks.{layer}.{point}"]
+
+    row, block, where = model.family, model.blocks[layer], f"in block {layer}"
+    if not row.parallel:
+        mid = at("hook_resid_pre") + at("hook_attn_out")
+        _equal(model, mid, at("hook_resid_mid"), f"resid_pre + attn_out = resid_mid {where}")
+    written = _written(block, row.down, row.mlp_out, at("mlp.hook_post"))
+    _equal(model, written, at("hook_mlp_out"), f"mlp_post · W_out = mlp_out {where}")
+    as_many = at("mlp.hook_pre").shape == at("mlp.hook_post").shape
+    _require(as_many, model, f"mlp.hook_pre and mlp.hook_post differ in shape {where}")
+    read = "hook_resid_pre" if row.parallel else "hook_resid_mid"
+    _check_norm(model, f"blocks.{layer}.ln2", f"blocks.{layer}.{read}", seen)
 
 
 def _written(block: nn.Module, projection: str, after: str, x: Tensor) -> Tensor:
@@ -97,6 +102,8 @@ def _written(block: nn.Module, projection: str, after: str, x: Tensor) -> Tensor
 
 def _check_norm(model: TransformerAccess, name: str, read: str, seen: dict[str, Tensor]) -> None:
     norm = _norm(model, name)
+    if isinstance(norm, nn.Identity):
+        return
     rebuilt = norms.rebuild(norm, seen[read], seen[f"{name}.hook_scale"])
     what = f"the norm of `{read}` is `{name}.hook_normalized`"
     _equal(model, rebuilt, seen[f"{name}.hook_normalized"], what)

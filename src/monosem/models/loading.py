@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -29,6 +30,7 @@ from monosem.core.errors import (
 )
 from monosem.core.hub import only_cached
 from monosem.models.families import family_of
+from monosem.models.transformer import MonosemConfig, MonosemForCausalLM
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folders of the models that come with the package."""
@@ -72,8 +74,9 @@ def read_model(
     place = locate(name)
     cached = only_cached(place)
     with _errors(name, place), no_bar():
-        family_of(AutoConfig.from_pretrained(place, local_files_only=cached))
-        read: Any = AutoModelForCausalLM.from_pretrained(
+        config_class, model_class = _classes(place, cached)
+        family_of(config_class.from_pretrained(place, local_files_only=cached))
+        read: Any = model_class.from_pretrained(
             place,
             dtype=dtype or torch.float32,
             output_loading_info=True,
@@ -88,6 +91,14 @@ def read_model(
         )
     model.requires_grad_(False)
     return cast(Any, model).to(device)
+
+
+def _classes(place: str, cached: bool) -> tuple[Any, Any]:
+    """Return the classes to read a configuration and a model with: ours, or `transformers`' own."""
+    written, _ = PreTrainedConfig.get_config_dict(place, local_files_only=cached)
+    if written.get("model_type") == MonosemConfig.model_type:  # known without `register()`
+        return MonosemConfig, MonosemForCausalLM
+    return AutoConfig, AutoModelForCausalLM
 
 
 def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase | None:

@@ -69,17 +69,17 @@ def _block_places(block: nn.Module, row: Family, layer: int, n_heads: int) -> di
             into("hook_resid_pre", ""),
             into("attn.hook_z", row.o_proj, n_heads),
             out_of("hook_attn_out", row.attn_out or row.attn),
-            out_of("mlp.hook_pre", row.pre),
-            into("mlp.hook_post", row.down),
-            out_of("hook_mlp_out", row.mlp_out or row.mlp),
             out_of("hook_resid_post", ""),
         ]
     )
-    if not row.parallel:
+    found.update(_norm_places(submodule(block, row.ln1), layer, "ln1"))
+    if row.mlp:
+        found.update([out_of("mlp.hook_pre", row.pre), into("mlp.hook_post", row.down)])
+        found.update([out_of("hook_mlp_out", row.mlp_out or row.mlp)])
+        found.update(_norm_places(submodule(block, row.ln2), layer, "ln2"))
+    if row.mlp and not row.parallel:
         middle = Site(layer, "hook_resid_mid")
         found[middle] = MiddlePlace(submodule(block, row.ln2), block, middle)
-    found.update(_norm_places(submodule(block, row.ln1), layer, "ln1"))
-    found.update(_norm_places(submodule(block, row.ln2), layer, "ln2"))
     if row.has_interface:
         attention = AttentionPlace(submodule(block, row.attn), layer)
         points = ("q", "k", "v", "attn_scores", "pattern")
@@ -91,6 +91,8 @@ def _block_places(block: nn.Module, row: Family, layer: int, n_heads: int) -> di
 
 
 def _norm_places(norm: nn.Module, layer: int | None, name: str) -> dict[Site, Place]:
+    if isinstance(norm, nn.Identity):  # a model without norms
+        return {}
     scale, normalized = Site(layer, f"{name}.hook_scale"), Site(layer, f"{name}.hook_normalized")
     place = NormPlace(norm, scale, normalized)
     return {scale: place, normalized: place}

@@ -1,7 +1,8 @@
-"""Shapes of the small language models we train ourselves, as ordinary `transformers` models.
+"""Shapes of the small language models we train ourselves.
 
-They are GPT-2 blocks (LayerNorm before each part, learned positions) with a ReLU MLP and an
-untied unembedding, so that the direct path token -> next token and the MLP are separate matrices.
+They are GPT-2 blocks (LayerNorm before each part, learned positions): `transformers`' own class, or
+ours (`transformer.py`) where MLPs are left out or are SoLU's. Embedding and unembedding are untied,
+so that the direct path token -> next token and the MLP are separate matrices.
 `1L` is the transformer of Bricken et al. 2023 (one layer, d_model 128, 512 ReLU neurons); the paper
 states no heads, context length, positions or norms: four heads, 256 positions, LayerNorm are ours.
 """
@@ -12,6 +13,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from monosem.core.errors import ConfigError, unknown_name
+from monosem.models.transformer import SOLU, MonosemConfig, MonosemForCausalLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +27,11 @@ class SmallModelConfig:
     n_heads: int = 4
     """Attention heads; they share `d_model` evenly."""
     d_mlp: int = 512
-    """Neurons of each MLP."""
+    """Neurons of each MLP; 0: attention only."""
     activation: str = "relu"
-    """Non-linearity of the MLP, by `transformers`' name."""
+    """Non-linearity of the MLP: `solu`, or one by `transformers`' name."""
+    mlp_norm: bool = False
+    """A LayerNorm over the neurons after the non-linearity, as with SoLU."""
     context: int = 256
     """Longest context, in tokens, BOS included."""
 
@@ -35,17 +39,32 @@ class SmallModelConfig:
         """Refuse shapes that cannot be built."""
         for name in ("n_layers", "d_model", "n_heads", "d_mlp", "context"):
             value = getattr(self, name)
-            if value < 1:
+            if value < (0 if name == "d_mlp" else 1):
                 raise ConfigError(f"`{name}` must be at least 1, got {value}.")
         if self.d_model % self.n_heads:
             raise ConfigError(
                 f"`d_model` must be a multiple of `n_heads`, got {self.d_model} and {self.n_heads}."
             )
 
+    @property
+    def is_stock(self) -> bool:
+        """Whether `transformers` has a class for this shape."""
+        return self.d_mlp > 0 and self.activation != SOLU and not self.mlp_norm
+
 
 PRESETS: dict[str, SmallModelConfig] = {
     "1L": SmallModelConfig(),
+    "1L-a": SmallModelConfig(),
+    "1L-b": SmallModelConfig(),
+    "1L-gelu": SmallModelConfig(activation="gelu"),
+    "1L-silu": SmallModelConfig(activation="silu"),
+    "1L-solu": SmallModelConfig(activation="solu"),
+    "1L-solu-norm": SmallModelConfig(activation="solu", mlp_norm=True),
     "2L": SmallModelConfig(n_layers=2),
+    "2L-attn-only": SmallModelConfig(n_layers=2, d_mlp=0),
+    "2L-gelu": SmallModelConfig(n_layers=2, activation="gelu"),
+    "2L-silu": SmallModelConfig(n_layers=2, activation="silu"),
+    "4L": SmallModelConfig(n_layers=4, activation="gelu", context=128),
     "tiny": SmallModelConfig(d_model=32, n_heads=2, d_mlp=64, context=64),
 }
 
@@ -59,9 +78,37 @@ def preset(name: str) -> SmallModelConfig:
 
 def build(
     config: SmallModelConfig, *, vocab_size: int, bos: int | None, eos: int | None, seed: int
-) -> GPT2LMHeadModel:
+) -> GPT2LMHeadModel | MonosemForCausalLM:
     """Return the randomly initialised model; the caller's random state is left as it was."""
-    settings = GPT2Config(
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.is_stock:
+            return GPT2LMHeadModel(_gpt2(config, vocab_size, bos, eos))
+        return MonosemForCausalLM(_ours(config, vocab_size, bos, eos))
+
+
+def _ours(
+    config: SmallModelConfig, vocab_size: int, bos: int | None, eos: int | None
+) -> MonosemConfig:
+    return MonosemConfig(
+        vocab_size=vocab_size,
+        max_position_embeddings=config.context,
+        hidden_size=config.d_model,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        intermediate_size=config.d_mlp,
+        hidden_act=config.activation,
+        mlp_norm=config.mlp_norm,
+        use_cache=False,
+        bos_token_id=bos,
+        eos_token_id=eos,
+    )
+
+
+def _gpt2(
+    config: SmallModelConfig, vocab_size: int, bos: int | None, eos: int | None
+) -> GPT2Config:
+    return GPT2Config(
         vocab_size=vocab_size,
         n_positions=config.context,
         n_embd=config.d_model,
@@ -77,6 +124,3 @@ def build(
         bos_token_id=bos,
         eos_token_id=eos,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return GPT2LMHeadModel(settings)

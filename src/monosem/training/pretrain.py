@@ -21,27 +21,30 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel
 
 from monosem.core.artifact import is_artifact, read, writing
 from monosem.core.config import Json, content_hash, to_json
 from monosem.core.errors import ArtifactKindError, ConfigError, ResumeError
 from monosem.core.progress import progress
+from monosem.metrics.abilities import abilities
 from monosem.metrics.language import evaluate_language_model
 from monosem.models.language_model import LanguageModel
 from monosem.models.loading import no_bar
-from monosem.models.small import SmallModelConfig, build
+from monosem.models.small import SmallModelConfig, build, preset
 from monosem.runtime.checkpoint import load_checkpoint, save_checkpoint
 from monosem.runtime.interruption import interruption
 from monosem.runtime.runlog import RunLog
+from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.store import TokenStore
+from monosem.training.next_token import chunked_loss, heldout_loss
 
 KIND = "language model"
-CHUNK = 1024
-"""Positions whose logits exist at once."""
+KEPT = "checkpoints"
+"""Folder of the log-spaced checkpoints, in the run's own."""
+ABILITY_POINTS = 48
+"""Log-spaced steps at which abilities are measured, save the first hundredth of the run."""
 LOG_EVERY = 20
 """Steps between two lines of the run log."""
 BASELINE_TOKENS = 262_144
@@ -66,8 +69,10 @@ class PretrainConfig:
     """AdamW's weight decay, on matrices only."""
     clip: float = 1.0
     """Largest norm of the gradient."""
-    n_snapshots: int = 8
-    """Log-spaced snapshots of the model kept beside the final one."""
+    keep_checkpoints: int = 8
+    """Log-spaced checkpoints of the model kept beside the final one, each a Hugging Face folder."""
+    ability_cases: int = 0
+    """Cases on which each ability is measured at log-spaced steps, for the run's log; 0: none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` times one step of each on this machine and keeps the faster."""
     seed: int = 0
@@ -94,6 +99,25 @@ class PretrainConfig:
             return self.lr * (step + 1) / rise
         fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, n_steps - rise)))
         return self.lr * max(0.05, fall)
+
+
+ZOO_CASES = 200
+
+
+def recipe(name: str) -> PretrainConfig:
+    """Return the settings of a preset of `models/small.py`, for tokens of its context.
+
+    `1L-b` is `1L-a` with another seed. What is trained on `generated` text keeps more checkpoints
+    and logs its abilities.
+    """
+    shape = preset(name)
+    if name in ("tiny", "1L", "2L", "1L-a"):
+        return PretrainConfig(model=shape)
+    if shape.n_layers == 1:
+        return PretrainConfig(model=shape, seed=1 if name == "1L-b" else 0)
+    return PretrainConfig(
+        model=shape, batch_contexts=32, keep_checkpoints=16, ability_cases=ZOO_CASES
+    )
 
 
 def pretrain(
@@ -139,58 +163,15 @@ def pretrain(
     return run.finish()
 
 
-def chunked_loss(
-    model: GPT2LMHeadModel, tokens: Int[Tensor, "batch pos"], *, bf16: bool
-) -> Float[Tensor, ""]:
-    """Mean next-token cross-entropy in nats; with gradients enabled they are already added.
+def log_spaced(n_steps: int, n: int) -> list[int]:
+    """Return `n` steps (from 1), log-spaced, the last step left out.
 
-    Equal to cross-entropy on whole logits, in value and gradients, up to rounding.
-    """
-    kind = tokens.device.type
-    with torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
-        hidden = model.transformer(tokens).last_hidden_state[:, :-1].flatten(0, 1)
-    targets = tokens[:, 1:].flatten()
-    leaf = hidden.detach().requires_grad_(torch.is_grad_enabled())
-    total = torch.zeros((), device=tokens.device)
-    for start in range(0, len(targets), CHUNK):
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
-            logits = model.lm_head(leaf[start : start + CHUNK])
-        part = F.cross_entropy(logits.float(), targets[start : start + CHUNK], reduction="sum")
-        part = part / len(targets)
-        if torch.is_grad_enabled():
-            part.backward()
-        total += part.detach()
-    if torch.is_grad_enabled():
-        hidden.backward(leaf.grad)
-    return total
-
-
-def heldout_loss(model: GPT2LMHeadModel, store: TokenStore, *, n_tokens: int = 500_000) -> float:
-    """Mean next-token loss in nats on the first `n_tokens` held-out tokens."""
-    contexts = store.contexts("heldout")[: max(1, n_tokens // store.context)]
-    if len(contexts) == 0:
-        raise ConfigError(
-            "The token store holds no held-out text. Make it with a `--heldout-share`."
-        )
-    total, count = 0.0, 0
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        for start in range(0, len(contexts), 32):
-            part = store.tokens(contexts[start : start + 32])
-            loss = chunked_loss(model, torch.from_numpy(part).to(device), bf16=False)
-            total, count = total + float(loss) * len(part), count + len(part)
-    return total / count
-
-
-def snapshot_steps(n_steps: int, n_snapshots: int) -> list[int]:
-    """Steps (from 1) after which a snapshot is kept: log-spaced, the last step left out.
-
-    >>> snapshot_steps(1000, 3)
+    >>> log_spaced(1000, 3)
     [1, 10, 100]
     """
-    if n_snapshots < 1 or n_steps < 2:
+    if n < 1 or n_steps < 2:
         return []
-    points = np.geomspace(1, n_steps, n_snapshots + 1)[:-1]
+    points = np.geomspace(1, n_steps, n + 1)[:-1]
     return sorted({int(round(p)) for p in points} - {n_steps})
 
 
@@ -225,6 +206,9 @@ class _Run:
         )
         cast(nn.Module, self.model).to(device)
         self.n_steps = config.n_steps(store.context)
+        points = log_spaced(self.n_steps, ABILITY_POINTS if config.ability_cases else 0)
+        self.measured = {step for step in points if step >= self.n_steps // 100}
+        self.vocabulary = Vocabulary(store.vocab_size, store.tokenizer)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [
@@ -247,7 +231,7 @@ class _Run:
         order = context_order(len(train), self.config.seed)
         skip = self.step * self.config.batch_contexts
         next(itertools.islice(order, skip, skip), None)
-        snapshots = set(snapshot_steps(self.n_steps, self.config.n_snapshots))
+        kept = set(log_spaced(self.n_steps, self.config.keep_checkpoints))
         saved = started = time.monotonic()
         before = self.seconds
         with interruption() as interrupted, progress("pretraining", self.n_steps) as bar:
@@ -257,10 +241,10 @@ class _Run:
                 loss = self._one_step(chosen)
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
-                if self.step % LOG_EVERY == 0 or self.step in (1, self.n_steps):
-                    bar.advance(LOG_EVERY, loss=self._note(loss))
-                if self.step in snapshots:
-                    self._snapshot()
+                if self.step % LOG_EVERY == 0 or self.step in {1, self.n_steps, *self.measured}:
+                    bar.advance(0 if self.step % LOG_EVERY else LOG_EVERY, loss=self._note(loss))
+                if self.step in kept:
+                    self._write_model(self.folder / KEPT / f"step-{self.step:07d}")
                 if interrupted():
                     self._save()
                     raise KeyboardInterrupt
@@ -279,6 +263,9 @@ class _Run:
             "epochs": self.n_steps * self.config.batch_contexts / len(self.store.contexts("train")),
             "precision": "bf16" if self.bf16 else "fp32",
             "seconds": round(self.seconds, 1),
+            "corpora": list(self.store.config.corpora),
+            "weights": list(self.store.config.weights),
+            "licences": self.store.summary["licences"],
         }
         inputs = {"tokens": self.store.hash}
         with writing(
@@ -294,9 +281,8 @@ class _Run:
                 LanguageModel.load(folder / "model"), self.store, n_tokens=BASELINE_TOKENS
             )
             shutil.copyfile(self.folder / "log.jsonl", folder / "log.jsonl")
-            snapshots = self.folder / "snapshots"
-            for source in sorted(snapshots.glob("step-*")) if snapshots.is_dir() else []:
-                shutil.copytree(source, folder / "snapshots" / source.name)
+            if (self.folder / KEPT).is_dir():
+                shutil.copytree(self.folder / KEPT, folder / KEPT)
         shutil.rmtree(self.folder)
         return self.out / "model"
 
@@ -321,6 +307,12 @@ class _Run:
         }
         if self.step == self.n_steps or (self.step // LOG_EVERY) % 25 == 0:
             values["heldout_loss"] = round(heldout_loss(self.model, self.store, n_tokens=65_536), 5)
+        if self.config.ability_cases and self.step in {*self.measured, self.n_steps}:
+            model = LanguageModel(self.model, self.store.tokenizer)
+            found = abilities(model, n=self.config.ability_cases, vocabulary=self.vocabulary)
+            values["abilities"] = {
+                name: None if m.share is None else round(m.share, 4) for name, m in found.items()
+            }
         self.log.write(**values)
         return value
 
@@ -375,10 +367,6 @@ class _Run:
                 for key in ("exp_avg", "exp_avg_sq"):
                     moments[key] = moments[key].to(self.device)
                 self.optimizer.state[parameter] = moments
-
-    def _snapshot(self) -> None:
-        folder = self.folder / "snapshots" / f"step-{self.step:07d}"
-        self._write_model(folder)
 
     def _write_model(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ GENRES: tuple[Genre, ...] = (
     pronouns.GENRE,
     agreement.GENRE,
     repeats.GENRE,
-    *repeats.LONGER,
+    *repeats.BY_PREFIX,
     lists.GENRE,
     tasks.GENRE,
     rolls.GENRE,

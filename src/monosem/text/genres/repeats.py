@@ -8,6 +8,7 @@ matches one token (Olsson et al. 2022) passes prefix 1 and is at chance, 1/2, on
 Test cases are random tokens of the model's own vocabulary, so no text can hold them.
 """
 
+import functools
 from random import Random
 
 from monosem.text.genres.genre import Ability, Case, Genre
@@ -93,14 +94,6 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
     return made
 
 
-def _two(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
-    return cases_of(2, random, n, vocabulary)
-
-
-def _three(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
-    return cases_of(3, random, n, vocabulary)
-
-
 GENRE = Genre(
     name="induction",
     about="random words that come again",
@@ -108,20 +101,14 @@ GENRE = Genre(
     write=write,
     ability=Ability(cases=cases, bar=0.5, chance=1 / 12),
 )
-LONGER = (
+BY_PREFIX = tuple(
     Genre(
-        name="induction-prefix-2",
-        about="random words that come again, told apart by two of them",
+        name=f"induction-prefix-{prefix}",
+        about=f"random words that come again, told apart by the last {prefix}",
         share=0.0,
         write=_ambiguous,
-        ability=Ability(cases=_two, bar=0.8, chance=0.5),
-    ),
-    Genre(
-        name="induction-prefix-3",
-        about="random words that come again, told apart by three of them",
-        share=0.0,
-        write=_ambiguous,
-        ability=Ability(cases=_three, bar=0.8, chance=0.5),
-    ),
+        ability=Ability(cases=functools.partial(cases_of, prefix), bar=0.8, chance=0.5),
+    )
+    for prefix in PREFIXES
 )
-"""Tested apart; their text is the first one's."""
+"""The score by length of prefix: tested apart, the text is the first one's."""

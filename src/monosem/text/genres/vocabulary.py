@@ -16,6 +16,7 @@ class Vocabulary:
         """Know `size` tokens; without a tokenizer only cases made of tokens can be had."""
         self.size = size
         self.tokenizer = tokenizer
+        self._encoded: dict[str, list[int]] = {}
 
     @property
     def bos(self) -> int | None:
@@ -26,7 +27,10 @@ class Vocabulary:
         """Return the tokens of `text`, none put in."""
         if self.tokenizer is None:
             return []
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        if text not in self._encoded:  # prompts share their words, and a run asks them often
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            self._encoded[text] = list(cast(list[int], ids))
+        return self._encoded[text]
 
     def tokens(self, text: str | tuple[int, ...]) -> list[int]:
         """Return the tokens of a prompt, BOS first where there is one."""
