@@ -18,7 +18,12 @@ PATIENCE = 5.0
 """Seconds that the hub may take to answer."""
 MOST_BYTES = 20 * 2**30
 """What a name without a folder may bring; repositories of whole suites hold far more."""
-_NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)/?(?:@([\w./-]+))?")
+CONFIGURATIONS = ("config.json", "config.yaml", "cfg.json", "hyperparams.json", "lm_config.json")
+"""What may lie beside a file and say what it is."""
+TENSORS = (".safetensors", ".npz", ".pt", ".pth")
+_NAME = re.compile(
+    r"(?:hf://)?([\w.-]+/[\w.-]+)((?:/[\w.:=+-]+)*)/?(?:(?:@|\?revision=)([\w./-]+))?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,8 @@ class Named:
 def named(place: str) -> Named | None:
     """What `place` would be on the hub: `organisation/name`, then a path, then `@revision`; or None.
 
+    `?revision=…` is another way to say the last.
+
     >>> named("google/gemma-scope-2b-pt-res/layer_20/width_16k@main")
     Named(repository='google/gemma-scope-2b-pt-res', inner='layer_20/width_16k', revision='main')
     >>> named("runs"), named("../other/folder"), named("/data/saes/one")
@@ -48,13 +55,44 @@ def named(place: str) -> Named | None:
 
 
 def download(name: Named) -> Path:
-    """Where the repository, folder or file lies on this machine, fetched if it can be and must be."""
+    """Where the repository, folder or file lies on this machine, fetched if it can be and must be.
+
+    A name without an ending may be that of a file of tensors with one.
+    """
+    inner, prefix = name.inner, _prefix(name)
+    beside = [f"{prefix}{own}" for own in (*CONFIGURATIONS, f"{Path(inner).stem}_cfg.json")]
+    whole = [f"{inner}{ending}" for ending in TENSORS]
+    patterns = [inner, f"{inner}/*", *whole, *beside] if inner else None
+    folder = _snapshot(name, patterns)
+    if (folder / inner).exists():
+        return folder / inner
+    files = [folder / own for own in whole if (folder / own).is_file()] if inner else []
+    if len(files) == 1:
+        return files[0]
     cached = only_cached(name.repository)
-    patterns = [name.inner, f"{name.inner}/*"] if name.inner else None
-    if patterns and Path(name.inner).suffix:  # a file, and the configurations beside it
-        patterns += [f"{Path(name.inner).parent.as_posix()}/*{end}" for end in (".json", ".yaml")]
+    raise ArtifactMissingError(
+        f"There is no `{inner}` in `{name.repository}` on the hub"
+        f"{', as far as this machine has it and without reaching the hub' if cached else ''}. Look at "
+        f"{constants.ENDPOINT}/{name.repository}/tree/main for what there is."
+    )
+
+
+def around(name: Named) -> Path:
+    """The folder that would hold what `name` names, with its configurations and nothing else fetched."""
+    prefix = _prefix(name)
+    return _snapshot(name, [f"{prefix}{own}" for own in CONFIGURATIONS]) / prefix
+
+
+def _prefix(name: Named) -> str:
+    outer, slash, _ = name.inner.rpartition("/")
+    return outer + slash
+
+
+def _snapshot(name: Named, patterns: list[str] | None) -> Path:
+    """The folder of the repository on this machine, with the files of these patterns, or with all."""
+    cached = only_cached(name.repository)
     try:
-        if not name.inner and not cached:
+        if patterns is None and not cached:
             _check_size(name)
         folder = huggingface_hub.snapshot_download(
             name.repository,
@@ -72,14 +110,7 @@ def download(name: Named) -> Path:
             f"`{name.repository}` cannot be had from the hub ({str(error).splitlines()[0][:200]}). Correct "
             "the name, or log in (`hf auth login`) if it asks for that."
         ) from error
-    found = Path(folder) / name.inner
-    if not found.exists():
-        raise ArtifactMissingError(
-            f"There is no `{name.inner}` in `{name.repository}` on the hub"
-            f"{', as far as this machine has it and without reaching the hub' if cached else ''}. Look at "
-            f"{constants.ENDPOINT}/{name.repository}/tree/main for what there is."
-        )
-    return found
+    return Path(folder)
 
 
 def upload(folder: Path, repository: str, inner: str, *, private: bool) -> str:

@@ -19,11 +19,15 @@ positive, which here are zero. `feature_input_hook` is a TransformerLens name wi
 without folded norms; of `ln2.hook_normalized` see hooks.py. A cross-layer transcoder has no skip.
 
 A set is read as dictionaries by name (`layer_0`, …), each when it is asked for; circuit-tracer wants all
-layers from 0 on, with one number of latents. Those of mwhanna on the hub are of this layout, beside a
+layers from 0 on, with one number of latents. Where `config.yaml` lists `transcoders`, one for each layer,
+these are the set: files of the folder, or of the hub (`hf://organisation/name/path?revision=…`), fetched
+when they are asked for; those of Gemma Scope stand there in their own orientation. Those of mwhanna
+on the hub are of this layout, beside a
 `wandb-config.yaml` that adds nothing. Source: github.com/safety-research/circuit-tracer,
 transcoder/*.py, utils/hf_utils.py (state of April 2026); its classes were run beside this on random weights.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -34,6 +38,7 @@ import safetensors.torch
 import yaml
 from torch import Tensor
 
+from monosem.core import hub
 from monosem.core.errors import ArtifactCorruptError, ArtifactMissingError, ConfigError
 from monosem.dictionaries.formats import express, hooks
 from monosem.dictionaries.formats.cross_layer import Layer, layers_of, stacked
@@ -55,6 +60,11 @@ SET, CLT = "transcoder_set", "cross_layer_transcoder"
 THRESHOLD = "activation_function.threshold"
 NEGATIVE = "rows with fewer than k positive pre-activations keep negative ones there, and none here"
 _LAYER = re.compile(r"layer_(\d+)\.safetensors")
+_GEMMA = {
+    **{"w_enc": "W_enc", "w_dec": "W_dec", "threshold": THRESHOLD},
+    "affine_skip_connection": "W_skip",
+}
+"""Names of Gemma Scope, whose `W_enc` and skip stand the other way."""
 _ENCODER = re.compile(r"W_enc_(\d+)\.safetensors")
 
 
@@ -156,7 +166,35 @@ def written_clt(s: Specification) -> dict[str, dict[str, Tensor]]:
 
 
 def _recognises(files: Files) -> bool:
-    return bool(_layers(files)) or "W_enc_0.safetensors" in files.names
+    return bool(_layers(files)) or "W_enc_0.safetensors" in files.names or bool(_links(files))
+
+
+def _links(files: Files) -> list[str]:
+    """What `config.yaml` lists, where it does and can be read."""
+    if CONFIG not in files or files.only not in ("", CONFIG):
+        return []
+    with contextlib.suppress(ArtifactCorruptError):
+        found: list[Any] = setting(files.yaml(CONFIG), "transcoders", list, [])
+        return [str(link) for link in found]
+    return []
+
+
+def _linked(files: Files, link: str) -> dict[str, Tensor]:
+    """The tensors of one transcoder that `config.yaml` lists, in the layout of a layer."""
+    name = hub.named(link) if link.startswith("hf://") else None
+    inside = link in files.names
+    if name is None and not inside:
+        raise ArtifactMissingError(
+            f"`{CONFIG}` lists `{link}`, which is neither a file of `{files.path}` nor an address on the hub "
+            "(`hf://organisation/name/path`). Correct it there."
+        )
+    path = files.path / link if name is None else hub.download(name)
+    tensors = Files.at(path).tensors(path.name)
+    renamed = {_GEMMA.get(key.lower(), key): tensor for key, tensor in tensors.items()}
+    if "threshold" not in tensors:  # a layer as it is, and not one of Gemma Scope
+        return tensors
+    flipped = ("W_enc", "W_skip")
+    return {key: t.T if key in flipped and t.ndim == 2 else t for key, t in renamed.items()}
 
 
 def _layers(files: Files) -> dict[int, str]:
@@ -166,7 +204,13 @@ def _layers(files: Files) -> dict[int, str]:
 
 def _read(files: Files) -> Contents:
     config = files.yaml(CONFIG) if CONFIG in files else {}
-    layers = _layers(files)
+    layers, links = _layers(files), _links(files)
+    if links and setting(config, "model_kind", str, SET) == SET:
+
+        def linked(layer: int, link: str) -> Specification:
+            return read_layer(config, _linked(files, link), layer)
+
+        return Set({f"layer_{i}": partial(linked, i, link) for i, link in enumerate(links)})
     if not layers:
         return _read_clt(files, config)
     if setting(config, "model_kind", str, SET) == CLT:
@@ -184,6 +228,11 @@ def _read(files: Files) -> Contents:
 
 def _read_clt(files: Files, config: Mapping[str, Any]) -> Specification:
     n_layers = sum(1 for name in files.names if _ENCODER.fullmatch(name))
+    if n_layers == 0:
+        raise ArtifactMissingError(
+            f"There is no `W_enc_0.safetensors` in `{files.path}`, whose `{CONFIG}` says `{CLT}`. Fetch the "
+            "whole folder; links of a cross-layer transcoder are not followed."
+        )
     encoders, decoders = (
         [f"{kind}_{i}.safetensors" for i in range(n_layers)] for kind in ("W_enc", "W_dec")
     )

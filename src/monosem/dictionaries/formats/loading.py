@@ -4,6 +4,7 @@ load("runs/demo/train/topk")                                  our own
 load("trainer_0/ae.pt"), load("layer_20/width_16k/params.npz")  a file of another library
 load("openai-layers/6")                                       one of several that lie in a folder
 load("org/repository/folder")                                 on the hub, where no such folder is here
+load("org/repository/layer_6")                                one of several that lie there in a folder
 load("gpt2-small-res-jb/blocks.8.hook_resid_pre")             a well-known release (releases.json)
 """
 
@@ -79,7 +80,18 @@ def found(place: Path | str) -> tuple[Path, str]:
             f"There is no dictionary at `{place}`: no such file or folder, and it is no name on the hub "
             "(`organisation/name/folder`). Pass the folder of one."
         )
-    return hub.download(name), ""
+    return _on_hub(name)
+
+
+def _on_hub(name: hub.Named) -> tuple[Path, str]:
+    """A folder or file of the hub; or a folder that is a set, and the name of one in it."""
+    try:
+        return hub.download(name), ""
+    except ArtifactMissingError:
+        folder = hub.around(name)
+        if not name.inner or not folder.is_dir() or not _is_set(folder):
+            raise
+        return folder, name.inner.rpartition("/")[2]
 
 
 def _release(place: Path | str) -> Release | None:
