@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import Tensor
 from monosem.activations.source import SAMPLE, Batch, check_batch_size
 from monosem.core.config import Json
 from monosem.core.errors import ConfigError, ResumeError
+from monosem.runtime.streams import BesideStream
 
 
 @runtime_checkable
@@ -106,6 +108,7 @@ class BlockSource(abc.ABC):
         self._epoch, self._block, self._position = 0, 0, 0
         self._held: Block | None = None
         self._thread = ThreadPoolExecutor(1, "next block of activations") if ahead else None
+        self._stream = BesideStream(device)
         self._coming: tuple[tuple[int, int], Future[Block]] | None = None
 
     @property
@@ -224,8 +227,13 @@ class BlockSource(abc.ABC):
             if self._thread is not None:
                 place = self._after(self._epoch, self._block)
                 context = contextvars.copy_context()  # with the run's policy for products
-                self._coming = place, self._thread.submit(context.run, self._made, *place)
+                work = partial(self._made_ahead, self._stream.here(), *place)
+                self._coming = place, self._thread.submit(context.run, work)
         return self._held
+
+    def _made_ahead(self, now: torch.cuda.Event | None, epoch: int, block: int) -> Block:
+        with self._stream.after(now):
+            return self._made(epoch, block)
 
     def _taken(self, epoch: int, block: int) -> Block:
         """Return a block: the one that is on its way, or one made here."""
