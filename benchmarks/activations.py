@@ -15,15 +15,19 @@ checkpoint_share           time of one checkpoint, over the five minutes between
 live_over_sae_lens         tokens a second of our live source over those of sae-lens' store, same model
 cached_over_sae_lens       the same of reading what was captured before
                            (both null where sae-lens is not installed)
+live_over_bare             tokens a second of our live source over those of the model's bare forward, cut
+                           off at the same place, as many contexts a pass as sae-lens passes
+sources                    tokens a second and peak memory of each, in a process of its own
+tokens_per_second          of each part of training live (activations_split.py)
 
 The model of the ratios is a random GPT-2-small, 8 contexts of 128 tokens; times are medians of
-interleaved repeats. Peak memory of the sources is measured in processes of their own.
+interleaved repeats.
 """
 
 import argparse
+import gc
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,7 +39,9 @@ from typing import Any
 
 import torch
 from activations_peers import AbsentError, peer_source
+from activations_split import split
 from capture import ratio, truncated
+from memory import peak, peak_begins, resident
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from monosem.activations.cached import StoreSource
@@ -53,7 +59,7 @@ from monosem.training.optim import OptimConfig
 INTERVAL = 300.0
 """Seconds between two checkpoints, by default."""
 SITE = "blocks.5.hook_resid_post"
-JOBS = ("ours live", "sae-lens live", "ours cached", "sae-lens cached")
+JOBS = ("ours live", "sae-lens live", "bare forward live", "ours cached", "sae-lens cached")
 
 
 def gpt2(store: TokenStore) -> LanguageModel:
@@ -168,6 +174,10 @@ def job(name: str, folder: Path, n_tokens: int) -> dict[str, float]:
         source: Iterator[Any] = iter(
             CaptureSource(model, store, SITE, batch_size=batch, buffer_tokens=2**14)
         )
+    elif name == "bare forward live":
+        assert model is not None
+        counted(model.model.get_input_embeddings())
+        source = bare(model, store)
     elif name == "ours cached":
         kept = ActivationStore.open(folder / "acts")
         source = iter(StoreSource(kept, SITE, batch_size=batch, buffer_tokens=2**14))
@@ -176,21 +186,24 @@ def job(name: str, folder: Path, n_tokens: int) -> dict[str, float]:
         source = iter(peer)
         if live:
             counted(peer.model.embed)
-    before = peak = resident()
+    gc.collect()
+    before = resident()
+    peak_begins()
     start, served = time.perf_counter(), 0
     while served < n_tokens:
         served += len(next(source))
-        peak = max(peak, resident())
     seconds = time.perf_counter() - start
     # what was captured, also where the end finds a buffer half served
     n = seen[0] if live else served
-    return {"tokens_per_second": n / seconds, "peak_mb": peak - before}
+    return {"tokens_per_second": n / seconds, "peak_mb": peak() - before}
 
 
-def resident() -> float:
-    """Memory of this process now, in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+@torch.no_grad()
+def bare(model: LanguageModel, store: TokenStore) -> Iterator[Any]:
+    """The model's modules called by hand, 32 contexts a pass, nothing kept."""
+    for first in itertools.count(0, 32):
+        tokens = torch.from_numpy(store.tokens(store.contexts("train")[first : first + 32]))
+        yield truncated(model.model, tokens, 6).flatten(0, 1)
 
 
 def beside_sae_lens(folder: Path, n_live: int, n_cached: int, repeats: int) -> dict[str, Any]:
@@ -244,13 +257,15 @@ def measure(quick: bool) -> dict[str, Any]:
         rows["int8_bytes_per_value"] = wide.summary["bytes_per_value"]
         rows["live_over_sae_lens"] = rows["cached_over_sae_lens"] = None
         if peers_ready(model, store, folder):
-            # live: two buffers of ours and four refills of theirs, which keeps half of one
-            speed = beside_sae_lens(folder, 20_000, 8 * n, 1 if quick else 3)
+            # live: one buffer of ours, of theirs one and two refills of half
+            speed = beside_sae_lens(folder, 16_000, 8 * n, 1 if quick else 3)
             for kind in ("live", "cached"):
                 ours, theirs = speed[f"ours {kind}"], speed[f"sae-lens {kind}"]
                 quotient = ours["tokens_per_second"] / theirs["tokens_per_second"]
                 rows[f"{kind}_over_sae_lens"] = quotient
-            rows["sources"] = speed
+            first, last = (speed[name]["tokens_per_second"] for name in (JOBS[0], JOBS[2]))
+            rows["live_over_bare"], rows["sources"] = first / last, speed
+        rows["tokens_per_second"] = split(model, store, 3 if quick else 9)
     return rows
 
 

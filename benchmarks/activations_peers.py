@@ -96,7 +96,8 @@ def _write(model: LanguageModel, store: TokenStore, cache: Path, site: str) -> N
     import datasets
 
     contexts = store.tokens(store.contexts("train")[:CONTEXTS])
-    x = model.capture(torch.from_numpy(contexts), [site])[site]
+    parts = model.captures(torch.from_numpy(contexts).split(2), [site])
+    x = torch.cat([part[site] for part in parts])
     features = datasets.Features(
         {
             site: datasets.Array2D(shape=(store.context, x.shape[-1]), dtype="float32"),
