@@ -96,34 +96,33 @@ def plan(
         for index, name in enumerate(config.names)
     }
     total = sum(parameters.values())
-    widths = [sum(ins) for ins, _ in shapes.values()]
-    weights = sum(weight.numel() * weight.element_size() for weight in model.model.parameters())
-    captured = dict.fromkeys([*names, *config.targets])
-    of_model = 0.0 if activations else _model_flops(model, list(captured), store.context)
+    captured = list(dict.fromkeys([*names, *config.targets]))
+    own = [(index, shape) for shape in shapes.values() for index in range(len(config.dictionaries))]
     return Plan(
         n_steps=config.n_steps,
         n_tokens=config.n_steps * config.batch_size,
         parameters=parameters,
-        model_bytes=weights,
-        training_bytes=needed_bytes(source, config, widths),
+        model_bytes=sum(p.numel() * p.element_size() for p in model.model.parameters()),
+        training_bytes=needed_bytes(source, config, [sum(ins) for ins, _ in shapes.values()]),
         output_bytes=4 * total,
         checkpoint_bytes=2 * 3 * 4 * total,
-        store_bytes={
-            dtype: store.n_tokens("train")
-            * (sum(bytes_per_vector(dtype, model.width(s)) for s in captured) + ROW_BYTES)
-            for dtype in STORED_TYPES
-        },
+        store_bytes=_store_bytes(model, store, captured),
         flops_per_token={
-            "model": of_model,
-            "dictionaries": sum(
-                _dictionary_flops(config, index, *shape)
-                for shape in shapes.values()
-                for index in range(len(config.dictionaries))
-            ),
+            "model": 0.0 if activations else _model_flops(model, captured, store.context),
+            "dictionaries": sum(_dictionary_flops(config, index, *shape) for index, shape in own),
         },
         seconds=_estimate(config, model, store, sites, activations, device, seconds),
         calibrated_on=str(source.device),
     )
+
+
+def _store_bytes(model: LanguageModel, store: TokenStore, sites: list[str]) -> dict[str, int]:
+    """Return what a store of `sites` would take, by type."""
+    n, widths = store.n_tokens("train"), [model.width(site) for site in sites]
+    return {
+        dtype: n * (sum(bytes_per_vector(dtype, width) for width in widths) + ROW_BYTES)
+        for dtype in STORED_TYPES
+    }
 
 
 def _shapes(
@@ -206,10 +205,9 @@ def _estimate(
     few = min(FEWEST_STEPS, config.n_steps)
     run(few)  # warms caches, and lets the machine choose its arithmetic
     first = run(few)
-    if config.n_steps <= 2 * few:
-        return first * config.n_steps / few
-    guess = max(first / few, 1e-4)
-    more = max(2 * few, min(config.n_steps, round(seconds / guess)))
+    more = max(2 * few, round(seconds * few / first))
+    if more >= config.n_steps:  # it is short enough to be made
+        return run(config.n_steps)
     second = run(more)
     each = (second - first) / (more - few)
     if not each > 0:
