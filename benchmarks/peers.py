@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 
 Step = Callable[[], object]
+AUX_WEIGHT = 1 / 32
+"""Weight of eai-sparsify's term for dead latents, as in its paper and ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Shape:
     batch: int
     k: int
     device: str = "cpu"
+    peer_dead: float = 0.0
+    """Share of latents that eai-sparsify counts as dead; 0: it leaves its term for them out."""
 
 
 def steps(architecture: str, shape: Shape, pool: list[torch.Tensor]) -> dict[str, Step | str]:
@@ -182,11 +186,13 @@ def _sparsify(architecture: str, shape: Shape, data: Iterator[torch.Tensor]) -> 
         dtype=torch.float32,
     )
     optimizer = torch.optim.Adam(coder.parameters(), lr=3e-4)
+    n_dead = round(shape.peer_dead * shape.n_latents)
+    dead = torch.arange(shape.n_latents, device=shape.device) < n_dead if n_dead else None
 
     def step() -> object:
         x = next(data)
-        output = coder(x, x)
-        output.fvu.backward()
+        output = coder(x, x, dead_mask=dead)
+        (output.fvu + AUX_WEIGHT * output.auxk_loss).backward()
         torch.nn.utils.clip_grad_norm_(coder.parameters(), 1.0)
         coder.remove_gradient_parallel_to_decoder_directions()
         optimizer.step()

@@ -2,13 +2,14 @@
 
     python benchmarks/train_step.py [--quick] [--json]
         [--only topk relu] [--d-in 512] [--n-latents 8192] [--batch 2048] [--k 32] [--repeats 9]
-        [--dead 0.02] [--policy auto] [--device cpu] [--clock process] [--against eai-sparsify]
-        [--no-peers] [--no-memory] [--profile]
+        [--dead 0.02] [--peer-dead 0] [--policy auto] [--device cpu] [--clock process]
+        [--against eai-sparsify] [--no-peers] [--no-memory] [--profile]
 
 A step is the trainer's: loss with the dead latents' term, gradients, clipping, fused Adam, norms, dead
-counts. The learning rate is next to nothing, so that each repetition sees the same latents. Kinds
-with a penalty start with `k` active latents a row; as `relu, dense` they start as in the papers, with
-half of all latents active, which no quick run shows.
+counts. Peers are timed without a term for dead latents: `--dead 0` leaves ours out too, `--peer-dead
+0.02` gives eai-sparsify its own. The learning rate is next to nothing, so that each repetition sees the
+same latents. Kinds with a penalty start with `k` active latents a row; as `relu, dense` they start as in
+the papers, with half of all latents active, which no quick run shows.
 
 The floor of a step is the encoder product, 2 · batch · d_in · n_latents operations, in bf16 or fp32.
 Every repetition runs everything one after another, two steps each of which the second is timed (peers in
@@ -17,8 +18,7 @@ median of the ratios within repetitions. On a machine that others keep busy all 
 `OMP_NUM_THREADS=1` and `--clock process` count the processor's time instead.
 
 `peak_mb` is what a process that makes only this step needs above what it needs after importing, and
-`bound_mb` parameters, gradients, moments and one block of encoder products; both are measured in a
-process of their own.
+`bound_mb` parameters, gradients, moments and one block of encoder products.
 
 `make bench-peers` installs the other libraries (benchmarks/peers.py) beside this one and runs this.
 """
@@ -26,6 +26,7 @@ process of their own.
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import resource
 import statistics
 import subprocess
@@ -142,7 +143,9 @@ def seconds(work: Work, device: str, clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def rows_of(label: str, shape: Shape, given: argparse.Namespace) -> tuple[Row, dict[str, str]]:
+def rows_of(
+    label: str, shape: Shape, given: argparse.Namespace, peak_mb: float | None
+) -> tuple[Row, dict[str, str]]:
     """Time one architecture beside products and peers; say which peers are missing, and why."""
     x = activations(shape, POOL * shape.batch)
     pool = list(x.split(shape.batch))
@@ -162,7 +165,8 @@ def rows_of(label: str, shape: Shape, given: argparse.Namespace) -> tuple[Row, d
             else:
                 work[name] = step
     times: dict[str, list[float]] = {name: [] for name in work}
-    for repetition in range(given.repeats):
+    n_repeats = min(3, given.repeats) if given.quick and shape == LARGE else given.repeats
+    for repetition in range(n_repeats):
         for name, step in work.items():
             if name not in OWN and repetition >= given.peer_repeats:
                 continue
@@ -185,7 +189,7 @@ def rows_of(label: str, shape: Shape, given: argparse.Namespace) -> tuple[Row, d
         ours_over_matmul_bf16=ratio("ours", "bf16"),
         ours_over_matmul_fp32=ratio("ours", "fp32"),
         peer_over_ours={n: ratio(n, "ours") for n in work if n not in OWN},
-        peak_mb=peak(label, shape, given) if given.memory else None,
+        peak_mb=peak_mb,
         bound_mb=bound(dictionary, shape, given.policy),
     )
     return row, missing
@@ -198,35 +202,45 @@ def bound(dictionary: Dictionary, shape: Shape, policy: str) -> float:
     return round((4 * 4 * parameters + block) / 1e6, 1)
 
 
-def peak(label: str, shape: Shape, given: argparse.Namespace) -> float:
-    """MB that a process of its own needs for a few steps, above what importing needs."""
-    command = [sys.executable, __file__, "--peak-of", label, "--policy", given.policy]
-    for name in ("d_in", "n_latents", "batch", "k"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(shape, name))]
+def peaks(chosen: list[tuple[str, Shape]], given: argparse.Namespace) -> list[float | None]:
+    """MB that a process needs for a few steps of each, above what importing needs."""
+    if not given.memory:
+        return [None] * len(chosen)
+    asked = json.dumps([[label, dataclasses.asdict(shape)] for label, shape in chosen])
+    command = [sys.executable, __file__, "--peaks-of", asked, "--policy", given.policy]
     found = subprocess.run([*command, "--dead", str(given.dead)], capture_output=True, text=True)
     if found.returncode:
         raise RuntimeError(found.stderr[-2000:])
-    return float(found.stdout)
+    return json.loads(found.stdout)
 
 
-def print_peak(given: argparse.Namespace, shape: Shape) -> None:
-    """Make a few steps and print the peak above importing and the data, in MB.
+def print_peaks(given: argparse.Namespace) -> None:
+    """Print the peak of each in a process of its own, which has imported everything and done nothing."""
+    start = "fork" if sys.platform.startswith("linux") else "spawn"
+    found: list[float] = []
+    for label, shape in json.loads(given.peaks_of):
+        with multiprocessing.get_context(start).Pool(1) as alone:
+            found.append(alone.apply(peak, (label, Shape(**shape), given.dead, given.policy)))
+    print(json.dumps(found))
+
+
+def peak(label: str, shape: Shape, dead: float, policy: str) -> float:
+    """MB that this process needs for a few steps, above importing and the data.
 
     A tiny step comes first, and a product of each kind: libraries import and prepare much when they are
     used for the first time.
     """
-    label: str = given.peak_of
     x = activations(shape, shape.batch)
     tiny = Shape(d_in=8, n_latents=64, batch=16, k=2)
     few = activations(tiny, tiny.batch)
-    our_step(dictionary_of("topk", tiny, few), [few], given.dead, given.policy)()
+    our_step(dictionary_of("topk", tiny, few), [few], dead, policy)()
     matmul.measure(torch.device("cpu"), size=64, repeats=1)
     before = forget_peak()
     dictionary = dictionary_of(label, shape, x[:2048])
-    step = our_step(dictionary, [x], given.dead, given.policy)
+    step = our_step(dictionary, [x], dead, policy)
     for _ in range(3):
         step()
-    print(round((peak_kb() - before) * 1024 / 1e6, 1))
+    return round((peak_kb() - before) * 1024 / 1e6, 1)
 
 
 def forget_peak() -> int:
@@ -271,7 +285,8 @@ def print_profile(given: argparse.Namespace, shape: Shape) -> None:
 
 def cases(given: argparse.Namespace) -> list[tuple[str, Shape]]:
     """What is timed: every architecture at one shape, and in a quick run topk at a large one too."""
-    shape = Shape(**{n: getattr(given, n) for n in ("d_in", "n_latents", "batch", "k", "device")})
+    names = ("d_in", "n_latents", "batch", "k", "device", "peer_dead")
+    shape = Shape(**{name: getattr(given, name) for name in names})
     kinds = [name for name, kind in architectures().items() if kind.trainable]
     labels = [
         label
@@ -319,6 +334,9 @@ def parse() -> argparse.Namespace:
         "--repeats", type=int, default=0, help="0: 9, or 5 in a quick run, 2 of them with peers"
     )
     parser.add_argument("--dead", type=float, default=0.02, help="share of latents that are dead")
+    parser.add_argument(
+        "--peer-dead", type=float, default=0.0, help="the same in eai-sparsify; 0: without its term"
+    )
     parser.add_argument("--policy", default="auto", choices=("auto", *matmul.POLICIES))
     parser.add_argument("--clock", default="wall", choices=tuple(CLOCKS))
     parser.add_argument("--only", nargs="*", default=[])
@@ -330,7 +348,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--against", nargs="*", default=[], help="these peers alone")
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
-    parser.add_argument("--peak-of", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--peaks-of", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.policy == "auto":
         given.policy = matmul.choose(given.device)
@@ -342,17 +360,17 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Time everything and print it."""
     given = parse()
-    if given.peak_of:
-        shape = Shape(**{n: getattr(given, n) for n in ("d_in", "n_latents", "batch", "k")})
-        print_peak(given, shape)
+    if given.peaks_of:
+        print_peaks(given)
         return
     if given.profile:
         print_profile(given, cases(given)[0][1])
         return
     rows: list[Row] = []
     missing: dict[str, dict[str, str]] = {}
-    for label, shape in cases(given):
-        row, reasons = rows_of(label, shape, given)
+    chosen = cases(given)
+    for (label, shape), peak_mb in zip(chosen, peaks(chosen, given), strict=True):
+        row, reasons = rows_of(label, shape, given, peak_mb)
         rows.append(row)
         if reasons:
             missing[label] = reasons
