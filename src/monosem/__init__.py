@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from monosem.constructions.attention_only import register as register
     from monosem.core.errors import MonosemError as MonosemError
     from monosem.dictionaries.base import Dictionary as Dictionary
     from monosem.dictionaries.base import DictionaryConfig as DictionaryConfig
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from monosem.metrics.evaluate import EvaluateConfig as EvaluateConfig
     from monosem.metrics.evaluate import evaluate as evaluate
     from monosem.models.language_model import LanguageModel as LanguageModel
+    from monosem.models.language_model import load_model as load_model
+    from monosem.models.transformer import MonosemConfig as MonosemConfig
+    from monosem.models.transformer import MonosemForCausalLM as MonosemForCausalLM
     from monosem.text.store import TokensConfig as TokensConfig
     from monosem.text.store import TokenStore as TokenStore
     from monosem.text.tokens import build_token_store as build_token_store
@@ -48,8 +52,10 @@ _HOMES = {
     "GatedConfig": "monosem.dictionaries.gated",
     "JumpReLUConfig": "monosem.dictionaries.jumprelu",
     "LanguageModel": "monosem.models.language_model",
+    "MonosemConfig": "monosem.models.transformer",
     "MatryoshkaConfig": "monosem.dictionaries.matryoshka",
     "MonosemError": "monosem.core.errors",
+    "MonosemForCausalLM": "monosem.models.transformer",
     "PAnnealConfig": "monosem.dictionaries.p_anneal",
     "ReLUAprilConfig": "monosem.dictionaries.relu_april",
     "ReLUConfig": "monosem.dictionaries.relu",
@@ -65,6 +71,8 @@ _HOMES = {
     "build_token_store": "monosem.text.tokens",
     "evaluate": "monosem.metrics.evaluate",
     "load": "monosem.dictionaries.formats.loading",
+    "load_model": "monosem.models.language_model",
+    "register": "monosem.constructions.attention_only",
     "train": "monosem.training.trainer",
     "train_suite": "monosem.training.trainer",
     "write_report": "monosem.explorer.report",

@@ -88,3 +88,10 @@ class LanguageModel(TransformerAccess):
     ) -> Float[Tensor, "n vocab"]:
         """Return what `vectors` at `site` add to the logits directly, up to a positive factor."""
         return effects.logit_effects(self, site, vectors)
+
+
+def load_model(
+    name: str | Path, *, device: str = "auto", dtype: torch.dtype | None = None
+) -> LanguageModel:
+    """Return the model `name`, as `LanguageModel.load` does: ours, a folder's, or the hub's."""
+    return LanguageModel.load(name, device=device, dtype=dtype)

@@ -33,6 +33,9 @@ SOLU = "solu"
 class MonosemConfig(PreTrainedConfig):
     """Shape of a small transformer, in the words of `transformers`."""
 
+    # `transformers` gives configurations an `__init__` that takes more than its signature says, which a
+    # type checker at run time would refuse.
+    __no_type_check__ = True
     model_type = "monosem"
     keys_to_ignore_at_inference = ("past_key_values",)
 
