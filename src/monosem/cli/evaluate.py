@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 
 import tyro
 
+from monosem.cli import abilities
 from monosem.core import artifact
 from monosem.core.artifact import CONFIG_NAME
 from monosem.core.config import Json
@@ -82,6 +83,9 @@ class Arguments:
     """Settings of the evaluation."""
     neurons: bool = True
     """Measure the neuron basis beside the dictionaries."""
+    abilities: bool = False
+    """Measure what language models can do instead: `monosem evaluate --abilities MODEL …`, with options of
+    its own, `--help` among them."""
     language_model: bool = True
     """Measure the language model beside n-gram models."""
     out: Path | None = None
@@ -96,6 +100,8 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Parse, measure, print the table."""
+    if "--abilities" in arguments:  # of language models: no dictionary, and options of its own
+        return abilities.main([a for a in arguments if a != "--abilities"])
     given = tyro.cli(Arguments, prog="monosem evaluate", args=arguments)
     if artifact.peek(given.folder)[0] == SUITE:
         return _suite(given)
