@@ -6,6 +6,7 @@ The text of the page is its own; what stands between `<!-- NAME -->` and `<!-- e
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ ACROSS = Place(
     processing="none",
 )
 CENTRED = Place(model="gpt2", site="blocks.3.hook_resid_post", processing="centred")
+WRITTEN = {
+    "monosem": "every dictionary, with all that is recorded of it",
+    "saelens": "one site, or one to another; processing of the model is recorded",
+    "sparsify": "TopK and ReLU of one site, or one to another; sets",
+    "circuit_tracer": "transcoders of sites of one width, sets of them, cross-layer transcoders",
+    "dictionary_learning": "one site, or one to another without a skip; crosscoders of ReLU",
+}
 READ_ONLY = {
     "llamascopium": "dictionaries of one site, transcoders, crosscoders, CLTs; the names of early 2025 too",
     "llama_scope": "scale of the input, choice by decoder norm and JumpReLU threshold, all three honoured",
@@ -54,6 +62,7 @@ def page() -> str:
         "RELEASES": grid(["release", "a name in it"], [list(r) for r in condensed()]),
         "CONFORMANCE": grid(["kind", *(f"`{name}`" for name in writing)], rows),
         "NOTES": "\n".join(f"{i}. {note}" for i, note in enumerate(notes, 1)),
+        "TARGETS": grid(["`--to`", "writes", "of"], targets()),
         "READ_ONLY": grid(["format", "files", "what is read", "held to numpy in"], read_only()),
     }
     text = PAGE.read_text(encoding="utf-8")
@@ -78,6 +87,7 @@ def kinds() -> Iterator[tuple[str, Specification]]:
     yield "batch_topk (one threshold)", thresholded("batch_topk")
     yield "matryoshka (one threshold)", thresholded("matryoshka")
     yield "jumprelu", made("jumprelu", reads)
+    yield "jumprelu, thresholds reached", reached()
     yield "gated", made("gated", reads)
     yield (
         "relu, input scaled",
@@ -138,6 +148,20 @@ def made(
     )
 
 
+def reached() -> Specification:
+    """Return a dictionary of whole numbers, whose pre-activations often equal their threshold."""
+    s = made("jumprelu", Axes(subtract_b_dec=True, inclusive=True))
+    unit = torch.eye(D).repeat(F // D, 1)
+    return replace(
+        s,
+        W_enc=unit.T,
+        W_dec=unit,
+        b_enc=torch.zeros(F),
+        b_dec=torch.zeros(D),
+        threshold=torch.ones(F),
+    )
+
+
 def thresholded(kind: str) -> Specification:
     """Return a dictionary that chose by batch in training, and has one threshold since."""
     s = made("jumprelu", Axes(subtract_b_dec=True), trained_as=kind)
@@ -181,6 +205,7 @@ def compared(before: Specification, after: Specification) -> str:
     if placed(before) != placed(after):
         return "**✗ another place**"
     x = 2 * torch.randn(ROWS, before.d_in, generator=torch.Generator().manual_seed(1))
+    x = torch.cat([x, x.round()])  # of whole numbers, some equal a threshold
     with torch.no_grad():
         expected, found = (dictionary_of(s)(x) for s in (before, after))
     difference = float((found - expected).abs().max() / expected.abs().max())
@@ -199,6 +224,12 @@ def placed(s: Specification) -> tuple[str, ...]:
     return (place.model, place.site, place.target, place.processing, s.wiring.kind)
 
 
+def targets() -> list[list[str]]:
+    """Return a row for each format that can be written."""
+    writing = (format for format in table.FORMATS if format.write is not None)
+    return [[f"`{f.name}`", f.about.partition(": ")[2], WRITTEN[f.name]] for f in writing]
+
+
 def read_only() -> list[list[str]]:
     """Return a row for each format that nothing writes."""
     rows = []
@@ -211,12 +242,15 @@ def read_only() -> list[list[str]]:
 
 
 def condensed() -> Iterator[tuple[str, str]]:
-    """Yield releases, alternatives in braces and what may be left out in brackets, each with a name."""
+    """Yield releases, alternatives in braces and what may be left out in brackets, each with its names."""
+    names: dict[str, list[str]] = {}
     for example in releases.examples():
         release, _, name = example.partition("/")
         optional = re.sub(r"\(\?P<\w+>([^)]*)\)\?", r"[\1]", release)
         plain = re.sub(r"\(\?P<\w+>([^)]*)\)", lambda m: braced(m[1]), optional)
-        yield f"`{plain}`", f"`{name}`"
+        names.setdefault(plain, []).append(name)
+    for release, own in names.items():
+        yield f"`{release}`", ", ".join(f"`{name}`" for name in own)
 
 
 def braced(alternatives: str) -> str:

@@ -289,6 +289,12 @@ def test_versions_that_saved_wrong_thresholds_are_remarked(
     assert bool(says) == bool(remarks)
 
 
+def test_a_layout_of_a_later_version_is_refused_with_what_to_do(file: Any) -> None:
+    config, tensors = file("standard", metadata={"sae_lens_version": "7.1.0"})
+    with pytest.raises(ArtifactKindError, match=r"SAELens 7\.1\.0.*set `sae_lens_version`"):
+        saelens.read(config, tensors)
+
+
 @pytest.mark.parametrize(
     ("metadata", "site", "processing"),
     [

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from monosem.dictionaries.formats import hooks
 from monosem.dictionaries.formats.files import Files
-from monosem.dictionaries.formats.pieces import setting
+from monosem.dictionaries.formats.pieces import setting, unsupported
 from monosem.dictionaries.formats.specification import Place, Specification
 from monosem.dictionaries.saving import steps
 
@@ -53,8 +53,14 @@ PROCESSED = {
 
 
 def of_version_6(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same settings as version 6 writes them."""
-    if version(config) >= (6, 0, 0):
+    """The same settings as version 6 writes them; `ArtifactKindError` for those of a later one."""
+    found = version(config)
+    if found >= (7, 0, 0):
+        stated = ".".join(str(part) for part in found)
+        why = f"it was written by SAELens {stated}, and layouts up to version 6 are known"
+        instead = "If its layout is that of 6, set `sae_lens_version` in `cfg.json` to 6.0.0."
+        raise unsupported("saelens", "cfg.json", why, instead)
+    if found >= (6, 0, 0):
         return config
     flat = {RENAMED.get(name, name): value for name, value in config.items()}
     kwargs = flat.get("activation_fn_kwargs")
