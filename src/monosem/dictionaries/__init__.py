@@ -2,8 +2,10 @@
 
 from monosem.dictionaries.baselines import Neurons as Neurons
 from monosem.dictionaries.batch_topk import BatchTopK as BatchTopK
+from monosem.dictionaries.coded import Coded as Coded
 from monosem.dictionaries.gated import Gated as Gated
 from monosem.dictionaries.jumprelu import JumpReLU as JumpReLU
+from monosem.dictionaries.linear import Linear as Linear
 from monosem.dictionaries.matryoshka import Matryoshka as Matryoshka
 from monosem.dictionaries.normalised import Normalised as Normalised
 from monosem.dictionaries.p_anneal import PAnneal as PAnneal
