@@ -116,7 +116,7 @@ def on_ranks():
     return _on_ranks
 
 
-def _on_ranks(n, work, *, seconds=60):
+def _on_ranks(n, work, *, seconds=300):
     import multiprocessing
     import warnings
 

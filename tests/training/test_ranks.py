@@ -106,7 +106,26 @@ def test_two_ranks_that_share_out_rows_leave_what_one_process_leaves(alone, trai
 
 
 def test_every_kind_can_share_out_rows(trained, model, store, tmp_path):
-    config = dataclasses.replace(CONFIG, dictionaries=KINDS, n_tokens=128 * 10, log_every=2)
+    config = dataclasses.replace(CONFIG, dictionaries=KINDS, n_tokens=128 * 8, log_every=2)
     one = train(config, model, store, tmp_path / "one").path
     out = trained(config, tmp_path / "two", "data")
     assert_near(one, out, config.names)
+
+
+def test_two_ranks_that_share_out_latents_leave_what_one_process_leaves(alone, trained, tmp_path):
+    out = trained(CONFIG, tmp_path / "run", "latents")
+    assert_near(alone, out, CONFIG.names)
+    made = artifact.read(out, "training run").config["machine"]
+    assert (made["ranks"], made["parallel"]) == (2, "latents")
+
+
+def test_two_ranks_that_share_out_a_sweep_leave_what_one_process_leaves(alone, trained, tmp_path):
+    out = trained(CONFIG, tmp_path / "run", "sweep")
+    for name in CONFIG.names:
+        mine, theirs = weights(alone, name), weights(out, name)
+        assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
+    whole, parts = (TrainingRun.open(path) for path in (alone, out))
+    without = [
+        [{k: v for k, v in x.items() if k != "seconds"} for x in r.log] for r in (whole, parts)
+    ]
+    assert without[0] == without[1]

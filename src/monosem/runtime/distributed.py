@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from monosem.core.config import Json
 from monosem.core.errors import ConfigError, MonosemError, RankLostError
@@ -72,6 +73,10 @@ class World:
             return tensor
         own = tensor.detach()
         return tensor - own + self.sum_(own.clone()) / self.size
+
+    def common(self, tensor: Tensor) -> Tensor:
+        """Return `tensor`, which all ranks have alike; its gradient is the sum of all ranks'."""
+        return tensor if self.size == 1 else _Common.apply(tensor, self)  # pyright: ignore[reportReturnType]
 
     def gathered(self, tensor: Tensor) -> list[Tensor]:
         """Return what each rank has, in the order of ranks."""
@@ -188,6 +193,20 @@ class World:
             "Run the same command again: it goes on from the last checkpoint, on as many ranks as you "
             f"like. ({str(error).splitlines()[0][:200]})"
         )
+
+
+class _Common(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor, None]:
+        return ctx.world.sum_(grad_outputs[0].clone(memory_format=torch.contiguous_format)), None
 
 
 ALONE = World()

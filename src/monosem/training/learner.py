@@ -15,6 +15,7 @@ from monosem.activations.source import ActivationSource, Batch
 from monosem.core.config import Json
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.base import Dictionary, TrainState
+from monosem.dictionaries.sliced import Span
 from monosem.kernels import workspace
 from monosem.kernels.workspace import Workspace
 from monosem.metrics.reconstruction import fvu
@@ -41,10 +42,14 @@ class Learner:
         dead_tokens: int,
         objective: Objective | None = None,
         sharing: Sharing = BY_ITSELF,
+        span: Span | None = None,
     ) -> None:
-        """With a `sharing` it is one of several ranks, that learn the same from their rows or latents."""
+        """With a `sharing` it is one of several ranks, that learn the same from their rows or latents.
+
+        `span` says which latents of a wider dictionary those of `dictionary` are.
+        """
         self.name, self.dictionary, self._optim = name, dictionary, optim
-        self._sharing = sharing
+        self._sharing, self._span = sharing, span
         self._objective = Reconstruction() if objective is None else objective
         self._dead_tokens = dead_tokens
         self.optimizer = adam(dictionary.parameters(), optim)
@@ -64,7 +69,8 @@ class Learner:
     @property
     def lr(self) -> float:
         """Learning rate of the next step."""
-        size = self.dictionary.n_latents, self.dictionary.d_in
+        n_latents = self.dictionary.n_latents if self._span is None else self._span.n_latents
+        size = n_latents, self.dictionary.d_in
         return self._optim.lr_at(self.state.step, self.state.n_steps, *size)
 
     def step(self, batch: Batch, source: ActivationSource) -> None:
@@ -85,7 +91,7 @@ class Learner:
         self._workspace.deliver_()
         self._average_()
         dictionary.before_step_()
-        step_clipped(self.optimizer, self._optim.clip)
+        step_clipped(self.optimizer, self._optim.clip, self._norm())
         dictionary.after_step_()
         self._terms = {name: term.detach() for name, term in terms.items()}
         self._count(len(batch) * state.ranks.size)
@@ -133,17 +139,22 @@ class Learner:
 
     def slices(self) -> dict[str, Slice]:
         """Return which of these tensors are this rank's slice of one."""
-        return {}
+        span = self._span
+        if span is None:
+            return {}
+        axes = {name: span.axis(name, tensor) for name, tensor in self.tensors().items()}
+        return {name: Slice(axis, span.start) for name, axis in axes.items() if axis is not None}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Go back to what `tensors` returned after `step` steps."""
-        fill_(self.dictionary, tensors, self.name)
+        fill_(self.dictionary, tensors, self.name, self._span)
         for name, parameter in self.dictionary.named_parameters():
             for moment in MOMENTS:
-                saved = tensors[f"{self.name}.{moment}.{name}"]
+                saved = _own(tensors, f"{self.name}.{moment}.{name}", self._span)
                 self.optimizer.state[parameter][moment].copy_(saved)
-        self.state.tokens_since_fired.copy_(tensors[f"{self.name}.tokens_since_fired"])
+        since = _own(tensors, f"{self.name}.tokens_since_fired", self._span)
+        self.state.tokens_since_fired.copy_(since)
         self.state.generator.set_state(tensors[f"{self.name}.generator"])
         self.state.dead = self.state.tokens_since_fired >= self._dead_tokens
         self.state.step = step
@@ -167,6 +178,20 @@ class Learner:
         for gradient in gradients:
             gradient.div_(ranks.size)
 
+    def _norm(self) -> Float[Tensor, ""] | None:
+        """The gradient's norm, of the latents of all ranks; None where those are all here."""
+        latents, span = self._sharing.latents, self._span
+        if span is None:
+            return None
+        squares = {True: list[Tensor](), False: list[Tensor]()}
+        for name, parameter in self.dictionary.named_parameters():
+            if parameter.grad is not None:
+                shared = span.axis(name, parameter) is not None
+                squares[shared].append(torch.linalg.vector_norm(parameter.grad).square())
+        return (
+            latents.sum_(torch.stack(squares[True]).sum()) + torch.stack(squares[False]).sum()
+        ).sqrt()
+
     def _count(self, n_tokens: int) -> None:
         since = self.state.tokens_since_fired
         since.add_(n_tokens).masked_fill_(self.dictionary.firing > 0, 0)
@@ -174,7 +199,13 @@ class Learner:
 
 
 @torch.no_grad()
-def fill_(dictionary: Dictionary[Any], tensors: Mapping[str, Tensor], name: str) -> None:
-    """Copy the weights that a learner called `name` left in `tensors`."""
+def fill_(
+    dictionary: Dictionary[Any], tensors: Mapping[str, Tensor], name: str, span: Span | None = None
+) -> None:
+    """Copy the weights that a learner called `name` left in `tensors`, or those of the latents of `span`."""
     for key, weight in dictionary.state_dict().items():
-        weight.copy_(tensors[f"{name}.weight.{key}"])
+        weight.copy_(_own(tensors, f"{name}.weight.{key}", span))
+
+
+def _own(tensors: Mapping[str, Tensor], name: str, span: Span | None) -> Tensor:
+    return tensors[name] if span is None else span.of(name, tensors[name])

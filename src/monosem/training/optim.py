@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adam import adam as fused_adam
 
@@ -102,14 +103,18 @@ def adam(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim
     return optimizer
 
 
-def step_clipped(optimizer: torch.optim.Adam, clip: float) -> None:
+def step_clipped(
+    optimizer: torch.optim.Adam, clip: float, norm: Float[Tensor, ""] | None = None
+) -> None:
     """Step with gradients scaled down together to a norm of at most `clip`.
 
+    `norm` is theirs, where they are some of those that are scaled down together.
     Fused Adam divides gradients by `grad_scale` as it reads them, which saves a pass over them; and it
     copies a gradient whose columns are contiguous, though not its transpose.
     """
     everything = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.get_total_norm([p.grad for p in everything if p.grad is not None])
+    if norm is None:
+        norm = nn.utils.get_total_norm([p.grad for p in everything if p.grad is not None])
     scale = (norm / clip).clamp_min(1.0).float()
     for group in optimizer.param_groups:
         mine = [p for p in group["params"] if p.grad is not None]

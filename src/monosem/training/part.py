@@ -14,6 +14,7 @@ from monosem.core import artifact
 from monosem.core.config import Json
 from monosem.core.whereabouts import whereabouts
 from monosem.dictionaries.base import Dictionary, DictionaryConfig, architecture
+from monosem.dictionaries.sliced import sliced
 from monosem.models.language_model import LanguageModel
 from monosem.runtime.runlog import RunLog
 from monosem.text.tokens import TokenStore
@@ -53,8 +54,10 @@ class Part:
         )
         # made with its true scales once they are known
         self.set_scales([[1.0] * len(side) for side in own])
-        mine = (i for i in range(len(config.names)) if sharing.dictionaries.has(first + i))
-        self.learners = [self._learner(i) for i in mine]
+        self.learners: list[Learner] = []
+        """Those of this rank, once training begins or goes on."""
+        mine = [i for i in range(len(config.names)) if sharing.dictionaries.has(first + i)]
+        self._made = {i: self._dictionary(i) for i in mine}
 
     def set_scales(self, scales: list[list[float]]) -> None:
         """Divide the activations of each site by its scale from now on: of those read, of those written."""
@@ -76,8 +79,17 @@ class Part:
         )
         self.set_scales([read, written])
         scaled = self.source.scaled(sample)
+        for dictionary in self._made.values():
+            device = dictionary.b_dec.device
+            dictionary.initialise_(scaled.x.to(device), scaled.target.to(device))
+        self._take_up()
+
+    def go_on(self, scales: list[list[float]], tensors: Mapping[str, Tensor], step: int) -> None:
+        """Go to where `step` steps had led, as a checkpoint says."""
+        self.set_scales(scales)
+        self._take_up()
         for learner in self.learners:
-            learner.dictionary.initialise_(scaled.x, scaled.target)
+            learner.restore(tensors, step)
 
     def _divisor(self, scales: list[float], widths: tuple[int, ...]) -> float | Tensor:
         if len(scales) == 1:
@@ -161,18 +173,30 @@ class Part:
             for line in log:
                 lines.write(**self.own(line))
 
-    def _learner(self, index: int) -> Learner:
+    def _dictionary(self, index: int) -> Dictionary[Any]:
+        """Return a new dictionary; one of which this rank keeps some latents alone is never on its device."""
         config = self.configuration(index)
-        dictionary = architecture(config.architecture)(config).to(self._all.device)
-        return Learner(
-            self.names[self.config.names[index]],
-            dictionary,
-            self.config.optim.of(index),
-            n_steps=self.config.n_steps,
-            dead_tokens=self.config.dead_tokens,
-            objective=self._objective,
-            sharing=self._sharing,
-        )
+        dictionary = architecture(config.architecture)(config)
+        return dictionary if self._sharing.latents.size > 1 else dictionary.to(self._all.device)
+
+    def _take_up(self) -> None:
+        """Make learners of the dictionaries, or of this rank's latents of them."""
+        ranks = self._sharing.latents
+        for index in list(self._made):
+            dictionary, span = self._made.pop(index), None
+            if ranks.size > 1:
+                dictionary, span = sliced(dictionary, ranks)
+            learner = Learner(
+                self.names[self.config.names[index]],
+                dictionary.to(self._all.device),
+                self.config.optim.of(index),
+                n_steps=self.config.n_steps,
+                dead_tokens=self.config.dead_tokens,
+                objective=self._objective,
+                sharing=self._sharing,
+                span=span,
+            )
+            self.learners.append(learner)
 
 
 def _names(model: LanguageModel, sites: tuple[str, ...]) -> str:

@@ -21,6 +21,7 @@ from typing import Literal
 from monosem.activations.source import Batch
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.config import DictionaryConfig
+from monosem.dictionaries.sliced import unsliced
 from monosem.runtime.distributed import ALONE, World
 from monosem.training.settings import TrainConfig
 
@@ -112,4 +113,4 @@ def _check_latents(dictionaries: Sequence[DictionaryConfig], world: World) -> No
 
 def _unshared(dictionaries: Sequence[DictionaryConfig], world: World) -> str:
     """Return why the latents of `dictionaries` cannot be shared out, nothing where they can."""
-    return f"Latents of {len(dictionaries)} cannot be shared out by {world.size} ranks yet."
+    return next(filter(None, (unsliced(config, world.size) for config in dictionaries)), "")

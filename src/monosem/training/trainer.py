@@ -334,9 +334,7 @@ class _Training:
         self.source.load_state_dict(state["source"])
         self.step, self.seconds, self.last = state["step"], state["seconds"], state["last"]
         for part, scales in zip(self.parts, state["scales"], strict=True):
-            part.set_scales(scales)
-            for learner in part.learners:
-                learner.restore(tensors, self.step)
+            part.go_on(scales, tensors, self.step)
 
     def _save(self) -> None:
         learners = [learner for part in self.parts for learner in part.learners]
