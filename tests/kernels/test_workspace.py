@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from monosem.kernels import dispatch, workspace
 from monosem.kernels.encoder import encode_top_k
+from monosem.kernels.pattern import Pattern
 from monosem.kernels.workspace import Workspace
 
 BATCH, D, N, K = 96, 24, 200, 7
@@ -124,3 +125,54 @@ def test_the_memory_of_gradients_is_lent_until_they_begin() -> None:
         for parameter in kept._gradients:
             parameter.add([torch.zeros(N, D)])
         assert workspace.empty("some", N, D, torch.bfloat16).data_ptr() not in homes
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_residuals_of_pieces_lie_where_the_encoders_gradient_will_be(first: bool) -> None:
+    """Also where another product's gradient comes `first`, and the memory is not free yet."""
+    w = Weights()
+    kept = Workspace(w.parameters())
+
+    def loss_of_pieces(x: Tensor) -> Tensor:
+        pre, even = encode_top_k(x, w.b_dec, w.W_enc, w.b_enc, K)
+        starts = torch.arange(0, BATCH * K + 1, K)
+        halves = torch.cat([starts[:-1, None], starts[:-1, None] + 3], 1).flatten()
+        pattern = Pattern(even.indices.flatten(), torch.cat([halves, starts[-1:]]).int(), N)
+        left = dispatch.residual(pre.relu().flatten(), w.W_dec, w.b_dec, pattern, x)
+        if not first:
+            return left.square
+        more, wide = encode_top_k(x, w.b_dec, w.W_enc, w.b_enc, 3 * K)
+        return left.square + dispatch.decode(more.relu(), w.W_dec, wide).square().sum()
+
+    held: list[bool] = []
+    for seed in range(3):
+        x = torch.randn(BATCH, D, generator=torch.Generator().manual_seed(seed))
+        expected = torch.autograd.grad(loss_of_pieces(x), list(w.parameters()))
+        w.zero_grad()
+        with workspace.scope(kept):
+            total = loss_of_pieces(x)
+            held.append(kept._gradients[0]._held)
+            total.backward()
+        kept.deliver_()
+        for parameter, wanted in zip(w.parameters(), expected, strict=True):
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad, wanted)
+    assert held == [True] * 3
+    assert kept._gradients[0].weight is w.W_enc
+
+
+def test_what_a_weight_holds_is_nobody_elses_until_it_is_released() -> None:
+    w = Weights()
+    kept = Workspace(w.parameters())
+    with workspace.scope(kept):
+        held = workspace.empty_beside(w.W_dec, 2 * N, D, torch.float32).fill_(1.0)
+        for name in ("some", "other", "third"):
+            workspace.empty(name, N, D, torch.float32).fill_(2.0)
+        workspace.empty_beside(w.W_dec, N, D, torch.float32).fill_(3.0)
+        kept._gradients[0].add([torch.zeros(N, D)])
+        assert (held == 1.0).all()
+    kept.deliver_()
+    with workspace.scope(kept):
+        again = workspace.empty_beside(w.W_dec, N, D, torch.float32)
+        workspace.release(again)
+        assert workspace.empty("fourth", N, D, torch.float32).data_ptr() == again.data_ptr()

@@ -43,7 +43,12 @@ class _ResidualAt(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         batch, d_out = target.shape
         pieces = len(pattern) // batch if batch else 1
-        left = workspace.empty_for_the_step(batch * pieces, d_out, target.dtype)
+        # many are kept where the encoder's gradient will be, which is made after they are used
+        shape = batch * pieces, d_out, target.dtype
+        many = pieces > 1
+        left = (
+            workspace.empty_beside(W_dec, *shape) if many else workspace.empty_for_the_step(*shape)
+        )
         left = left.view(batch, pieces, d_out)
         entries = pattern.row_starts, pattern.indices.flatten(), values.flatten()
         first = 0
@@ -64,6 +69,7 @@ class _ResidualAt(torch.autograd.Function):
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor | None, ...]:
         values, W_dec, left = ctx.saved_tensors
+        kept = left
         d_residual, d_square = grad_outputs
         # of the squares alone, as a rule: then the gradient is made of the residuals as they are
         scale = 0.0 if d_square is None else 2 * d_square
@@ -74,10 +80,12 @@ class _ResidualAt(torch.autograd.Function):
             left[:, piece - 1] += left[:, piece]
         vectors, pattern = left.flatten(0, 1), ctx.pattern
         needs_values, needs_W_dec, needs_b_dec, _, needs_target = ctx.needs_input_grad
-        return (
+        gradients = (
             inner(vectors, W_dec.t(), pattern).mul_(-scale) if needs_values else None,
             deliver(W_dec, values * -scale, vectors, pattern) if needs_W_dec else None,
             left[:, 0].sum(0).mul_(-scale) if needs_b_dec else None,
             None,
             left[:, 0] * scale if needs_target else None,
         )
+        workspace.release(kept)
+        return gradients

@@ -24,21 +24,41 @@ class Gradient:
     def __init__(self, weight: nn.Parameter) -> None:
         self.weight = weight
         self.transposed = not weight.is_contiguous()
-        n, m = weight.t().shape if self.transposed else weight.shape
-        self.rows: Float[Tensor, "n m"] = large_empty(n, m, weight.dtype)
+        self._make_room(weight.numel() * weight.dtype.itemsize)
         self._begun, self._few = False, list[tuple[Tensor, Tensor]]()
-        self._lent_to = ""
+        self._lent_to, self._held = "", False
 
     def lend(self, name: str, n: int, m: int, kind: torch.dtype) -> Tensor | None:
         """An `[n, m]` in its memory, while that is free and belongs to no other `name`."""
-        memory, n_bytes = self.rows.flatten().view(torch.uint8), n * m * kind.itemsize
-        if self._begun or self._lent_to not in ("", name) or n_bytes > len(memory):
+        n_bytes, free = n * m * kind.itemsize, not (self._begun or self._held)
+        if not free or self._lent_to not in ("", name) or n_bytes > len(self._memory):
             return None
         self._lent_to = name
-        return memory[:n_bytes].view(kind).view(n, m)
+        return self._memory[:n_bytes].view(kind).view(n, m)
+
+    def hold(self, n: int, m: int, kind: torch.dtype) -> Tensor | None:
+        """An `[n, m]` in its memory, enlarged if need be, that nobody else is given before `release`."""
+        if self._begun or self._held:
+            return None
+        n_bytes = n * m * kind.itemsize
+        if n_bytes > len(self._memory):
+            self._make_room(n_bytes)
+        self._held = True
+        return self._memory[:n_bytes].view(kind).view(n, m)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is what it holds."""
+        return self._held and self._memory.data_ptr() == tensor.data_ptr()
+
+    def release(self) -> None:
+        """Take back what it holds, which nobody needs any more."""
+        self._held = False
 
     def add(self, blocks: Iterable[Float[Tensor, "some m"]]) -> None:
         """Add what comes in blocks of rows, all rows in turn."""
+        if self._held:  # another's gradient comes first: what is held stays where it is
+            self._make_room(len(self._memory))
+            self._held = False
         first = 0
         for block in blocks:
             rows = self.rows[first : first + len(block)]
@@ -64,6 +84,12 @@ class Gradient:
         self._begun, self._few = False, []
         gradient = self.rows.t() if self.transposed else self.rows
         self.weight.grad = gradient if self.weight.grad is None else gradient.add_(self.weight.grad)
+
+    def _make_room(self, n_bytes: int) -> None:
+        n, m = self.weight.t().shape if self.transposed else self.weight.shape
+        self._memory = large_empty(1, n_bytes, torch.uint8)[0]
+        own = n * m * self.weight.dtype.itemsize
+        self.rows: Float[Tensor, "n m"] = self._memory[:own].view(self.weight.dtype).view(n, m)
 
 
 class Workspace:
@@ -92,9 +118,24 @@ class Workspace:
         self._taken += 1
         return self._buffer(f"the step's {self._taken}", n, m, kind)
 
+    def empty_beside(self, weight: Tensor, n: int, m: int, kind: torch.dtype) -> Tensor:
+        """An uninitialised `[n, m]` until it is released, where no gradient of `weight` will be."""
+        others = [gradient for gradient in self._gradients if gradient.weight is not weight]
+        largest = max(others, key=lambda gradient: gradient.weight.numel(), default=None)
+        held = None if largest is None else largest.hold(n, m, kind)
+        return self.empty_for_the_step(n, m, kind) if held is None else held
+
+    def release(self, tensor: Tensor) -> None:
+        """Take back what was given beside a weight."""
+        for gradient in self._gradients:
+            if gradient.holds(tensor):
+                gradient.release()
+
     def begin_step(self) -> None:
         """Give what was for the last step to this one."""
         self._taken = 0
+        for gradient in self._gradients:
+            gradient.release()
 
     def gradient(self, weight: Tensor, *, transposed: bool) -> Gradient | None:
         """Where to add the gradient of `weight`, if it is ours and lies in memory as said."""
@@ -141,6 +182,21 @@ def empty_for_the_step(n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} 
     if workspace is None:
         return torch.empty(n, m, dtype=kind)
     return workspace.empty_for_the_step(n, m, kind)
+
+
+def empty_beside(weight: Tensor, n: int, m: int, kind: torch.dtype) -> Float[Tensor, "{n} {m}"]:
+    """The same until it is released, in memory that gradients of other weights than `weight` need later."""
+    workspace = _current.get()
+    if workspace is None:
+        return torch.empty(n, m, dtype=kind)
+    return workspace.empty_beside(weight, n, m, kind)
+
+
+def release(tensor: Tensor) -> None:
+    """Take back what was given beside a weight."""
+    workspace = _current.get()
+    if workspace is not None:
+        workspace.release(tensor)
 
 
 def remark(name: str, value: float) -> None:
