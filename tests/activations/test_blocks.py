@@ -1,13 +1,16 @@
 """Blocks made ahead, and rows that are not finite."""
 
 import itertools
+import re
 import threading
 
 import pytest
 import torch
 
+from monosem.activations.cached import StoreSource
 from monosem.activations.capture import CaptureSource
 from monosem.activations.sequence import SequenceSource
+from monosem.activations.storing import CaptureConfig, capture_store
 from monosem.core.errors import ConfigError
 
 SITE = "blocks.0.mlp.hook_post"
@@ -105,3 +108,19 @@ def test_sequences_with_rows_that_are_not_finite_are_refused(model, store, poiso
     poisoned([(0, 5)])
     with pytest.raises(ConfigError, match="not finite"):
         take(SequenceSource(model, store, SITE, batch_size=1024), 3)
+
+
+def test_a_token_that_is_not_finite_is_named_in_a_store_too(
+    model, store, poisoned, capsys, tmp_path
+):
+    poisoned([(3, 5)])
+    sites = (SITE, "blocks.0.hook_resid_post")
+    kept = capture_store(CaptureConfig(sites=sites, n_tokens=900), model, store, tmp_path / "a")
+    assert kept.summary["n_not_finite"] == 1
+    said = re.search(r"context (\d+), position 5 \(token (\d+)\)", capsys.readouterr().err)
+    assert said is not None
+    context, token = map(int, said.groups())
+    assert int(store.tokens([context])[0, 5]) == token
+    for batch in take(StoreSource(kept, SITE, batch_size=64), 14):
+        assert bool(batch.x.isfinite().all())
+        assert context * store.context + 5 not in batch.rows

@@ -130,6 +130,20 @@ def test_a_block_is_no_larger_than_what_will_be_served(model, store, passes):
     )
 
 
+def test_a_corpus_shorter_than_a_buffer_is_one_block(model, store):
+    source = CaptureSource(model, store, SITE, batch_size=64, buffer_tokens=2**18)
+    n_rows = len(source.sample(10**6))
+    assert n_rows < 2**18 and source.n_blocks == 1
+    rows = torch.cat([batch.rows for batch in take(source, -(-2 * n_rows // 64))])
+    assert len(rows[:n_rows].unique()) == len(rows[n_rows : 2 * n_rows].unique()) == n_rows
+    assert not torch.equal(rows[:n_rows], rows[n_rows : 2 * n_rows])
+
+
+def test_a_batch_larger_than_the_corpus_is_refused(model, store):
+    with pytest.raises(ConfigError, match=r"cannot mix a batch of 100,000.*or more text"):
+        CaptureSource(model, store, SITE, batch_size=100_000, buffer_tokens=2**18)
+
+
 def test_an_unknown_site_is_refused_with_the_nearest(model, store):
     with pytest.raises(UnknownNameError, match=r"Did you mean.*blocks\.0\.mlp\.hook_post"):
         CaptureSource(model, store, "blocks.0.mlp.hook_pots")
