@@ -238,6 +238,21 @@ def test_activations_of_another_width_are_refused_with_site_and_widths(
 
 
 @trained
+def test_narrower_numbers_are_widened_and_wider_ones_refused(name: str, build: Build) -> None:
+    dictionary, x = build(name), draw(4, D)
+    narrow = x.bfloat16()
+    near = {"rtol": 1e-2, "atol": 1e-2}  # some kinds round what they read to its own type
+    torch.testing.assert_close(
+        dictionary.encode(narrow).float(), dictionary.encode(narrow.float()), **near
+    )
+    for attempt in (dictionary.encode, dictionary.encode_sparse):
+        with pytest.raises(ConfigError, match=r"`torch\.float64`.*computes in `torch\.float32`"):
+            attempt(x.double())
+    wide = dictionary.double()
+    torch.testing.assert_close(wide.encode(x).double(), wide.encode(x.double()), **near)
+
+
+@trained
 def test_one_width_may_be_read_and_another_reconstructed(
     name: str, build: Build, make_state: MakeState
 ) -> None:

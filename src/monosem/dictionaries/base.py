@@ -209,7 +209,10 @@ class Dictionary(Wired[C], abc.ABC, Generic[C]):
         self.b_dec.mul_(input_scale)
 
     def check_width(self, x: Float[Tensor, "*batch width"], site: str = "") -> None:
-        """Raise `ShapeMismatchError` if activations (of `site`) have another width than it reads."""
+        """Raise unless activations (of `site`) have the width it reads, and no wider type of numbers.
+
+        Narrower numbers are widened, as torch does in sums; what they are widened to is its own type.
+        """
         if x.shape[-1] != self.d_in:
             whose = f" of site `{site}`" if site else ""
             own = f" (trained at site `{self.site}`)" if self.site else ""
@@ -217,6 +220,12 @@ class Dictionary(Wired[C], abc.ABC, Generic[C]):
                 f"The activations{whose} have width {x.shape[-1]}, but the dictionary "
                 f"`{self.architecture}`{own} reads width {self.d_in}. "
                 "Pass activations of its own site, or train a dictionary at this one."
+            )
+        kind = self.b_enc.dtype
+        if x.numel() and torch.promote_types(x.dtype, kind) != kind:
+            raise ConfigError(
+                f"The activations are `{x.dtype}`, but the dictionary `{self.architecture}` computes in "
+                f"`{kind}`. Pass `x.to({kind})`, or convert it: `dictionary.to({x.dtype})`."
             )
 
     def save(

@@ -62,7 +62,7 @@ class ReLUApril(Dictionary[ReLUAprilConfig], name="relu_april", config=ReLUApril
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         """Latents of `x`."""
         self.check_width(x)
-        return (parts.product(x, self.W_enc).to(x.dtype) + self.b_enc).relu()
+        return (parts.product(x, self.W_enc).to(self.b_enc.dtype) + self.b_enc).relu()
 
     @override
     def encode_sparse(self, x: Float[Tensor, "batch d_in"]) -> RaggedLatents:

@@ -77,7 +77,7 @@ class Tied(UnitNorm[TiedConfig], name="tied", config=TiedConfig):
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         """Latents of `x`."""
         self.check_width(x)
-        return (product(x, self.W_enc).to(x.dtype) + self.b_enc).relu()
+        return (product(x, self.W_enc).to(self.b_enc.dtype) + self.b_enc).relu()
 
     @override
     def encode_sparse(self, x: Float[Tensor, "batch d_in"]) -> RaggedLatents:

@@ -21,7 +21,7 @@ def product(
     Gradients reach the fp32 weights through the same rounded products.
     """
     if not matmul.in_bf16() or x.dtype != torch.float32:
-        return x @ weight
+        return x.to(torch.promote_types(x.dtype, weight.dtype)) @ weight
     return x.bfloat16() @ weight.bfloat16()
 
 
@@ -51,6 +51,7 @@ def count_products_above_zero(
 
     The products are looked at block by block in the caches, and kept nowhere.
     """
+    x = x.to(weight.dtype)
     if x.device.type != "cpu":
         kind = policy_type(x)
         return count_positive(parts.pre_activations(x.to(kind), weight.to(kind), bias.to(kind)))

@@ -37,7 +37,8 @@ def product(
 def plain_product(
     x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_read n_latents"]
 ) -> Float[Tensor, "*batch n_latents"]:
-    """The same in the type of both, under every policy."""
+    """The same in the type of both, the wider one if they differ, under every policy."""
+    x = x.to(torch.promote_types(x.dtype, weight.dtype))
     if x.shape[-1] == len(weight):
         return x @ weight
     return torch.cat([part @ w for part, w in split(x, weight)], -1)
