@@ -262,6 +262,16 @@ def test_conversion_by_the_command_line(
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
 
 
+def test_what_is_wrong_with_files_is_said_with_their_place(foreign: Path, tmp_path: Path) -> None:
+    config = json.loads((foreign / "cfg.json").read_text())
+    (foreign / "cfg.json").write_text(json.dumps(config | {"k": None}))
+    for attempt in (monosem.load, lambda place: convert(place, tmp_path / "out", to="sparsify")):
+        with pytest.raises(
+            ArtifactCorruptError, match=r"`.*theirs`, read as `saelens`: `k` is missing"
+        ):
+            attempt(foreign)
+
+
 def test_a_conversion_that_cannot_be_leaves_nothing(
     foreign: Path, tmp_path: Path, draw: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -254,15 +254,14 @@ def _write(contents: Contents, folder: Path) -> None:
         kept, config = written_clt(contents), _config([contents], CLT)
     else:
         several = [contents] if isinstance(contents, Specification) else list(contents.values())
+        written = [written_layer(s) for s in several]
         layers = [hooks.layer_of(s.place.site) for s in several]
         if None in layers or len(set(layers)) < len(layers):
             raise ConfigError(
                 f"The layers are {layers}; a set of `{NAME}` has one transcoder for each layer, and its "
                 "sites say which. Give each the site it reads."
             )
-        kept = {
-            f"layer_{i}.safetensors": written_layer(s) for i, s in zip(layers, several, strict=True)
-        }
+        kept = {f"layer_{i}.safetensors": own for i, own in zip(layers, written, strict=True)}
         config = _config(several, SET)
     for name, tensors in kept.items():
         safetensors.torch.save_file(tensors, folder / name)

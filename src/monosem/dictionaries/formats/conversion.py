@@ -67,7 +67,7 @@ def _written(
     if source is target is own.FORMAT:  # with everything that only training needs
         loading.load(path).save_pretrained(folder)
         return ()
-    contents: Contents = source.read(Files.at(path))
+    contents: Contents = table.opened(source, Files.at(path))
     if name and not isinstance(contents, Specification):
         contents = contents[name]
     target.write(contents, folder)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from monosem.core.errors import ArtifactKindError, unknown_name
+from monosem.core.errors import ArtifactError, ArtifactKindError, ConfigError, unknown_name
 from monosem.dictionaries.formats import (
     circuit_tracer,
     dictionary_learning,
@@ -49,7 +49,18 @@ def detect(path: Path | str) -> Format:
 def read(path: Path | str, *, format: str = "") -> Contents:
     """What the files at `path` hold, in the format they look like, or the one that is named."""
     files = Files.at(path)
-    return (named(format) if format else _of(files)).read(files)
+    return opened(named(format) if format else _of(files), files)
+
+
+def opened(format: Format, files: Files) -> Contents:
+    """What `files` hold in this format; an error that does not say which files it is about is told."""
+    try:
+        return format.read(files)
+    except (ArtifactError, ConfigError) as error:
+        place = files.path / files.only
+        if str(files.path) in str(error):
+            raise
+        raise type(error)(f"`{place}`, read as `{format.name}`: {error}") from error
 
 
 def _of(files: Files) -> Format:
