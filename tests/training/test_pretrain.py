@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from monosem.core.artifact import read
 from monosem.core.errors import ArtifactKindError, ConfigError, ResumeError
 from monosem.models.language_model import LanguageModel
-from monosem.models.small import SmallModelConfig, build
+from monosem.models.small import PRESETS, SmallModelConfig, build
+from monosem.text.genres.corpus import GENRES
 from monosem.text.store import TokenStore
 from monosem.text.tokens import TokensConfig, build_token_store
 from monosem.training import next_token
@@ -23,6 +24,7 @@ from monosem.training.pretrain import (
     heldout_loss,
     log_spaced,
     pretrain,
+    recipe,
 )
 
 SHAPE = SmallModelConfig(d_model=16, n_heads=2, d_mlp=32, context=32)
@@ -105,6 +107,34 @@ def test_a_run_learns_and_is_an_ordinary_hugging_face_folder(store, tmp_path):
     assert [x["step"] for x in lines] == [1, *range(20, 201, 20)]
     assert not (tmp_path / "lm.checkpoint").exists()
     assert LanguageModel.load(tmp_path / "lm").hash == LanguageModel.load(folder).hash
+
+
+def test_abilities_are_logged_at_log_spaced_steps_and_data_and_licences_are_written_down(
+    store, tmp_path
+):
+    config = replace(CONFIG, ability_cases=24, keep_checkpoints=0)
+    pretrain(config, store, tmp_path / "lm")
+    lines = [json.loads(x) for x in (tmp_path / "lm" / "log.jsonl").read_text().splitlines()]
+    measured = [line for line in lines if "abilities" in line]
+    assert measured[-1]["step"] == 30 and len(measured) > 5
+    assert measured[-1]["abilities"].keys() == abilities_known()
+    assert 0 <= measured[-1]["abilities"]["induction"] <= 1
+    assert measured[-1]["abilities"]["indirect-objects"] is None  # no names in this vocabulary
+    summary = read(tmp_path / "lm", KIND).summary
+    assert summary["corpora"] == list(store.config.corpora)
+    assert summary["licences"] == store.summary["licences"]
+    assert not (tmp_path / "lm" / "checkpoints").exists()
+
+
+def abilities_known():
+    return {genre.name for genre in GENRES if genre.ability is not None}
+
+
+def test_every_preset_has_a_recipe_and_the_two_seeds_differ():
+    for name, shape in PRESETS.items():
+        assert recipe(name).model == shape
+    assert recipe("1L-a") == PretrainConfig() != recipe("1L-b")
+    assert replace(recipe("1L-b"), seed=0) == recipe("1L-a")
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(store, tmp_path, monkeypatch):

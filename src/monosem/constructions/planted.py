@@ -15,10 +15,11 @@ a part of the residual stream that nothing reads. Token 0 is BOS and must come f
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from monosem.core.errors import ConfigError
 from monosem.models.transformer import Attention, Block, MonosemConfig, MonosemForCausalLM
@@ -153,7 +154,8 @@ def _empty(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        model.transformer.wte.weight[:, places["token"]] = torch.eye(vocab_size)
+        embed = cast(nn.Embedding, model.transformer.wte).weight
+        embed[:, places["token"]] = torch.eye(vocab_size)
         model.transformer.wpe.weight[:, places["position"]] = torch.eye(context)
         for layer in range(n_layers):
             attention = _attention(model, layer)
