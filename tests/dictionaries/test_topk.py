@@ -207,3 +207,14 @@ def test_under_the_bf16_policy_loss_and_gradients_stay_those_of_fp32(make_state:
     torch.testing.assert_close(loss, exact, rtol=1e-3, atol=0)
     for a, b in zip(found, wanted, strict=True):
         assert (a - b).norm() < 0.05 * b.norm()
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), ()])
+def test_reconstruction_from_k_rows_is_that_of_all_latents(shape: tuple[int, ...]) -> None:
+    dictionary = TopK(TopKConfig(d_in=8, n_latents=40, k=3)).double()
+    x = torch.randn(*shape, 8, dtype=torch.float64, requires_grad=True)
+    found, expected = dictionary(x), dictionary.reconstruct(x, dictionary.encode(x))
+    torch.testing.assert_close(found, expected)
+    wanted = [x, *dictionary.parameters()]
+    gradients = torch.autograd.grad(found.square().sum(), wanted)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), wanted))

@@ -62,6 +62,14 @@ class TopK(Auxiliary[TopKConfig], name="topk", config=TopKConfig):
         return SparseLatents(latents, pattern.indices, self.n_latents)
 
     @override
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Reconstruction of `x`, or of its target, from `k` rows of the decoder each."""
+        self.check_width(x)
+        flat = x.reshape(-1, self.d_in)
+        made = self.reconstruct(flat, self.encode_sparse(flat))
+        return made.reshape(*x.shape[:-1], self.d_out)
+
+    @override
     def loss_terms(
         self,
         x: Float[Tensor, "batch d_in"],
