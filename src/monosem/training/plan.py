@@ -5,8 +5,8 @@
                   a batch of latents; of the model, its weights
     disk          of what the run writes, and of a store of the activations it reads
     operations    of matrix products: of the model, up to the last site that is read, and of a step
-    time          a short run of the same configuration is made for about ten seconds; two of different
-                  lengths tell what a run costs once from what each step costs
+    time          two short runs of the same configuration are made, the longer for about ten seconds:
+                  what a run costs once, sampling and its first, dense steps, is told from what each costs
 
 Steps get cheaper or dearer as latents die or a penalty is steered, and machines have other work: an
 estimate is within 30 % on a quiet one (docs/activations.md).
@@ -36,7 +36,7 @@ from monosem.text.tokens import TokenStore
 from monosem.training.part import needed_bytes
 from monosem.training.settings import TrainConfig
 from monosem.training.sources import source_of
-from monosem.training.trainer import train, train_suite
+from monosem.training.trainer import SAMPLE_ROWS, train, train_suite
 
 CALIBRATION_SECONDS = 10.0
 COUNTED_ROWS = 64
@@ -203,9 +203,13 @@ def _estimate(
             return time.monotonic() - started
 
     few = min(FEWEST_STEPS, config.n_steps)
-    run(few)  # warms caches, and lets the machine choose its arithmetic
+    once = run(few)  # warms caches, and lets the machine choose its arithmetic
+    # as many steps as the sample at the beginning is taken from, past those that cost more than others
+    wanted = min(-(-SAMPLE_ROWS // config.batch_size), config.n_steps)
+    if wanted * once < 2 * seconds * few:
+        few = max(few, wanted)
     first = run(few)
-    more = max(2 * few, round(seconds * few / first))
+    more = few + max(few // 2, round(seconds * few / first))
     if more >= config.n_steps:  # it is short enough to be made
         return run(config.n_steps)
     second = run(more)
