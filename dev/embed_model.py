@@ -13,7 +13,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from monosem import register
+from monosem.cli.abilities import one
 from monosem.core.artifact import read
+from monosem.metrics.abilities import abilities
 from monosem.metrics.language import evaluate_language_model
 from monosem.models.language_model import LanguageModel
 from monosem.models.loading import EMBEDDED
@@ -22,20 +25,20 @@ from monosem.text.tokens import TokenStore
 LIMIT = 4_000_000
 README = """# {name}
 
-A one-layer transformer in the shape of Bricken et al. 2023 (d_model {d_model}, {n_heads} heads,
-{d_mlp} ReLU neurons, context {context}, {n_parameters:,} parameters, {vocab:,} byte-level BPE
-tokens), trained from scratch with `monosem pretrain` and rounded to float16.
+A transformer of {n_layers} layer(s) (d_model {d_model}, {n_heads} heads, {neurons}, context
+{context}, {n_parameters:,} parameters, {vocab:,} byte-level BPE tokens), trained from scratch with
+`monosem pretrain` and rounded to float16.
 
 **Text.** {corpora}; the training side of the split only. {train_tokens:,} tokens, seen {epochs:.1f} times.
 
 **Recipe.**
 
     monosem tokens --corpora {spec} --out runs/{name}-tokens
-    monosem pretrain 1L --tokens runs/{name}-tokens --n-tokens {n_tokens} \\
+    monosem pretrain {name} --tokens runs/{name}-tokens --n-tokens {n_tokens} \\
         --batch-contexts {batch} --lr {lr} --out runs/{name}
 
 {n_steps:,} steps, {hours:.2f} hours of one CPU core ({precision}); `log.jsonl` is the run's log.
-The text is that of the interpreter and the packages installed where it ran, so that a rerun
+Text of the interpreter and of installed packages is that of where it ran, so that a rerun
 elsewhere gives a model of the same kind and not the same weights.
 
 **Losses**, nats a token on held-out documents:
@@ -45,6 +48,10 @@ elsewhere gives a model of the same kind and not the same weights.
 {rows}
 
 The n-gram models are interpolated Kneser-Ney, fitted on the training tokens of the same store.
+
+**Abilities** on held-out cases (`monosem evaluate --abilities {name}`):
+
+    {abilities}
 
 **Licence.** MIT, like Monosem. The text it learnt from is under the licences of its packages:
 {licences}.
@@ -71,7 +78,8 @@ def main() -> None:
         losses = evaluate_language_model(LanguageModel.load(out), store, n_tokens=262_144)
         values = " | ".join(f"{losses[k]:.3f}" for k in ("loss", "trigram", "bigram", "unigram"))
         rows.append(f"| {' + '.join(f'`{c}`' for c in store.config.corpora)} | {values} |")
-    (out / "README.md").write_text(readme(given.name, artifact, given.tokens[0], rows))
+    table = one(abilities(LanguageModel.load(out))).replace("\n", "\n    ")
+    (out / "README.md").write_text(readme(given.name, artifact, given.tokens[0], rows, table))
     size = sum(p.stat().st_size for p in out.rglob("*"))
     print(f"{out}: {size:,} bytes")
     if size > LIMIT:
@@ -80,13 +88,14 @@ def main() -> None:
 
 def round_weights(source: Path, out: Path) -> None:
     """Copy a Hugging Face folder with its weights rounded to float16."""
+    register()
     shutil.copytree(source, out)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16)
     model.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
 
 
-def readme(name: str, artifact, tokens: Path, rows: list[str]) -> str:
+def readme(name: str, artifact, tokens: Path, rows: list[str], table: str) -> str:
     """Fill the README in."""
     store = TokenStore.open(tokens)
     summary, config = artifact.summary, artifact.config
@@ -95,11 +104,15 @@ def readme(name: str, artifact, tokens: Path, rows: list[str]) -> str:
     store_summary = json.loads((tokens / "config.json").read_text())["summary"]
     return README.format(
         name=name,
-        **{k: config["model"][k] for k in ("d_model", "n_heads", "d_mlp", "context")},
+        **{k: config["model"][k] for k in ("n_layers", "d_model", "n_heads", "context")},
+        neurons=f"{config['model']['d_mlp']} neurons a layer ({config['model']['activation']})"
+        if config["model"]["d_mlp"]
+        else "no MLP",
+        abilities=table,
         n_parameters=summary["n_parameters"],
         vocab=store.vocab_size,
-        corpora="`python` (the standard library) and `docstrings` (prose of installed packages' "
-        f"docstrings), in the proportion {':'.join(f'{w:g}' for w in store.config.weights)}",
+        corpora=f"{', '.join(f'`{Path(c).name}`' for c in store.config.corpora)}, in the proportion "
+        f"{':'.join(f'{w:g}' for w in store.config.weights)}",
         train_tokens=store.n_tokens("train"),
         epochs=summary["epochs"],
         spec=f"{spec} --tokenizer train:{store.vocab_size} --context {store.context}",

@@ -137,7 +137,7 @@ SHORTCUTS = (first_said, last_said, often_said, favourites, noise, nearest_noun)
 
 @pytest.mark.parametrize("shortcut", SHORTCUTS, ids=lambda f: f.__name__)
 def test_no_shortcut_passes_any_bar(shortcut, planted):
-    for name, found in abilities(planted(shortcut), n=120).items():
+    for name, found in abilities(planted(shortcut), n=60).items():
         assert not found.holds and found.verdict == LACKS, (name, found.share)
 
 
@@ -146,7 +146,7 @@ def test_one_matching_token_is_not_enough_for_longer_prefixes(planted):
         before = [i for i in range(len(said) - 1) if said[i] == said[-1]]
         return {said[i + 1]: 1.0 + 0.1 * (n % 2) for n, i in enumerate(before)}
 
-    found = abilities(planted(one_token), n=200)
+    found = abilities(planted(one_token), n=120)
     assert found["induction"].share == found["induction-prefix-1"].share == 1.0
     for prefix in (2, 3):
         assert found[f"induction-prefix-{prefix}"].share == pytest.approx(0.5, abs=0.12)
