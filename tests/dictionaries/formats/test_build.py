@@ -151,7 +151,12 @@ def test_float64_is_rounded_once_and_that_is_said() -> None:
     assert dictionary.b_enc.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", sorted(architectures()))
+def test_one_without_an_encoder_has_none_and_that_is_said(build: Any) -> None:
+    with pytest.raises(ConfigError, match=r"`coded` computes what no format expresses"):
+        specification_of(build("coded"))
+
+
+@pytest.mark.parametrize("name", sorted({*architectures()} - {"coded"}))
 def test_every_architecture_has_a_specification(name: str, build: Any, canonical: Any) -> None:
     dictionary: Dictionary[Any] = build(name)
     with torch.no_grad():
