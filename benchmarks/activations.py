@@ -6,18 +6,19 @@ capture_over_forward       speed of capturing one middle site, over the bare for
 all_sites_over_forward     speed of capturing all sites but the patterns, over the bare whole forward
 prefetched_over_sequential time of a run as it is by default, over one that makes no block ahead; on one
                            CPU the default makes none, for the thread would take time from the steps
+thread_over_sequential     the same with a thread that makes them, as other devices have it
 overlap_gain               the same where model and dictionary have devices of their own; else null
 int8_fvu                   what rounding to int8 costs, the worst of the sites measured
 int8_bytes_per_value       of a store of them, tokens' rows and ids included
-shuffle_fvu_ratio          held-out FVU of a dictionary trained from the store, over one trained on a
-                           permutation of all of it in memory
+shuffle_fvu_ratio          FVU of a dictionary trained from the store, over one trained on a permutation of
+                           all of it in memory, less than an epoch each; on a tenth of its rows
 checkpoint_share           time of one checkpoint, over the five minutes between two
 live_over_sae_lens         tokens a second of our live source over those of sae-lens' store, same model
 cached_over_sae_lens       the same of reading what was captured before
                            (both null where sae-lens is not installed)
-live_over_bare             tokens a second of our live source over those of the model's bare forward, cut
-                           off at the same place, as many contexts a pass as sae-lens passes
-sources                    tokens a second and peak memory of each, in a process of its own
+sources                    tokens a second and peak memory of each, in a process of its own; without --quick
+                           of the model's bare forward too, cut off at the same place, with 32 contexts a
+                           pass as sae-lens has them, and of ours with `--matmul onednn`
 tokens_per_second          of each part of training live (activations_split.py)
 
 The model of the ratios is a random GPT-2-small, 8 contexts of 128 tokens; times are medians of
@@ -38,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from activations_peers import AbsentError, peer_source
+from activations_peers import peer_source, ready
 from activations_split import split
 from capture import ratio, truncated
 from memory import peak, peak_begins, resident
@@ -51,6 +52,7 @@ from monosem.activations.store import ActivationStore
 from monosem.activations.storing import CaptureConfig, capture_store
 from monosem.dictionaries.topk import TopK, TopKConfig
 from monosem.models.language_model import LanguageModel
+from monosem.runtime import matmul
 from monosem.runtime.checkpoint import save_checkpoint
 from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 from monosem.training.learner import Learner
@@ -59,7 +61,9 @@ from monosem.training.optim import OptimConfig
 INTERVAL = 300.0
 """Seconds between two checkpoints, by default."""
 SITE = "blocks.5.hook_resid_post"
-JOBS = ("ours live", "sae-lens live", "bare forward live", "ours cached", "sae-lens cached")
+JOBS = ("ours live", "sae-lens live", "ours cached", "sae-lens cached")
+MORE = ("ours onednn live", "bare forward live")
+"""Beside them where it may take longer: our source under `--matmul onednn`, and the model alone."""
 
 
 def gpt2(store: TokenStore) -> LanguageModel:
@@ -106,10 +110,10 @@ def trained(source: Any, n_latents: int, n_steps: int) -> Learner:
     return made
 
 
-def prefetching(kept: ActivationStore, steps: int, repeats: int) -> float:
-    """Time of a run as it is by default over one that makes nothing ahead, on one CPU."""
+def prefetching(kept: ActivationStore, steps: int, repeats: int) -> dict[str, float]:
+    """Time of a run as it is by default, and with a thread, over one that makes nothing ahead."""
 
-    def run(ahead: bool) -> float:
+    def run(ahead: bool | None) -> float:
         source = StoreSource(
             kept, kept.sites[:1], batch_size=1024, buffer_tokens=2**14, ahead=ahead
         )
@@ -118,18 +122,21 @@ def prefetching(kept: ActivationStore, steps: int, repeats: int) -> float:
         return time.perf_counter() - start
 
     run(None)
-    return statistics.median(run(None) / run(False) for _ in range(repeats))
+    return {
+        name: statistics.median(run(ahead) / run(False) for _ in range(repeats))
+        for name, ahead in (("prefetched_over_sequential", None), ("thread_over_sequential", True))
+    }
 
 
 def shuffling(kept: ActivationStore, steps: int) -> float:
-    """Held-out FVU of a dictionary trained from the store over one trained on a permutation of it."""
+    """FVU, on a tenth of the rows, of a dictionary trained from the store over one on a permutation."""
     site = kept.sites[0]
     everything = StoreSource(
         kept, site, batch_size=1024, buffer_tokens=kept.n_rows, ahead=False, shuffled=False
     )
     rows = everything.whole(0)[0].x
     n = len(rows) // 10
-    heldout = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:n]]
+    some = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:n]]
     from_store = StoreSource(
         kept, site, batch_size=1024, buffer_tokens=kept.n_rows // 8, ahead=False
     )
@@ -138,8 +145,8 @@ def shuffling(kept: ActivationStore, steps: int) -> float:
     def fvu(source: Any) -> float:
         dictionary = trained(source, 1024, steps).dictionary
         with torch.no_grad():
-            error = (dictionary(heldout) - heldout).square().sum()
-        return float(error / (heldout - heldout.mean(0)).square().sum())
+            error = (dictionary(some) - some).square().sum()
+        return float(error / (some - some.mean(0)).square().sum())
 
     return fvu(from_store) / fvu(in_memory)
 
@@ -168,7 +175,7 @@ def job(name: str, folder: Path, n_tokens: int) -> dict[str, float]:
 
     live = name.endswith("live")
     model = gpt2(store) if live else None
-    if name == "ours live":
+    if name in ("ours live", "ours onednn live"):
         assert model is not None
         counted(model.model.get_input_embeddings())
         source: Iterator[Any] = iter(
@@ -206,10 +213,12 @@ def bare(model: LanguageModel, store: TokenStore) -> Iterator[Any]:
         yield truncated(model.model, tokens, 6).flatten(0, 1)
 
 
-def beside_sae_lens(folder: Path, n_live: int, n_cached: int, repeats: int) -> dict[str, Any]:
+def beside_sae_lens(
+    folder: Path, jobs: tuple[str, ...], n_live: int, n_cached: int, repeats: int
+) -> dict[str, Any]:
     """Each source in a process of its own, in turn."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in JOBS}
-    for _, name in itertools.product(range(repeats), JOBS):
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
+    for _, name in itertools.product(range(repeats), jobs):
         n = n_live if name.endswith("live") else n_cached
         command = [sys.executable, __file__, "--job", name, "--folder", str(folder)]
         done = subprocess.run([*command, "--n", str(n)], capture_output=True, text=True, check=True)
@@ -218,16 +227,6 @@ def beside_sae_lens(folder: Path, n_live: int, n_cached: int, repeats: int) -> d
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         for name, runs in found.items()
     }
-
-
-def peers_ready(model: LanguageModel, store: TokenStore, folder: Path) -> bool:
-    """Whether sae-lens is installed; then what it reads from disk is written."""
-    try:
-        peer_source(model, store, folder, SITE, live=False, batch=2048)
-    except AbsentError as error:
-        sys.stderr.write(f"{error}\n")
-        return False
-    return True
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -242,7 +241,7 @@ def measure(quick: bool) -> dict[str, Any]:
         kept = capture_store(
             CaptureConfig(sites=sites, n_tokens=150_000), small, store, folder / "small"
         )
-        rows["prefetched_over_sequential"] = prefetching(kept, 60, 2 if quick else 9)
+        rows |= prefetching(kept, 60, 2 if quick else 9)
         rows["overlap_gain"] = None
         rows["int8_fvu"] = max(kept.summary["fvu"].values())
         rows["shuffle_fvu_ratio"] = shuffling(kept, 145)
@@ -256,16 +255,16 @@ def measure(quick: bool) -> dict[str, Any]:
         )
         rows["int8_bytes_per_value"] = wide.summary["bytes_per_value"]
         rows["live_over_sae_lens"] = rows["cached_over_sae_lens"] = None
-        if peers_ready(model, store, folder):
+        if ready(model, store, folder, SITE):
             # live: one buffer of ours, of theirs one and two refills of half
-            speed = beside_sae_lens(folder, 16_000, 8 * n, 1 if quick else 3)
+            jobs = JOBS if quick else JOBS + MORE
+            speed = beside_sae_lens(folder, jobs, 16_000, 8 * n, 1 if quick else 3)
             for kind in ("live", "cached"):
                 ours, theirs = speed[f"ours {kind}"], speed[f"sae-lens {kind}"]
                 quotient = ours["tokens_per_second"] / theirs["tokens_per_second"]
                 rows[f"{kind}_over_sae_lens"] = quotient
-            first, last = (speed[name]["tokens_per_second"] for name in (JOBS[0], JOBS[2]))
-            rows["live_over_bare"], rows["sources"] = first / last, speed
-        rows["tokens_per_second"] = split(model, store, 3 if quick else 9)
+            rows["sources"] = speed
+        rows["tokens_per_second"] = split(model, store, 2 if quick else 9)
     return rows
 
 
@@ -273,12 +272,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, at most three minutes")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
+    parser.add_argument("--job", choices=JOBS + MORE, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--n", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.job:
-        print(json.dumps(job(given.job, given.folder, given.n)))
+        with matmul.scope("onednn" if "onednn" in given.job else "fp32"):
+            print(json.dumps(job(given.job, given.folder, given.n)))
         return
     rows = measure(given.quick)
     if given.json:

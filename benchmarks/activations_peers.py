@@ -5,7 +5,9 @@ sizes (32 contexts a pass), a buffer of as many tokens as ours. From disk: activ
 layout of its `CacheActivationsRunner`, read by the same class.
 """
 
+import importlib.util
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,16 @@ CONTEXTS = 128
 """Contexts of its buffer: 16,384 tokens, as ours has."""
 
 
-class AbsentError(Exception):
-    """sae-lens is not installed."""
+CACHE = "sae-lens"
+
+
+def ready(model: LanguageModel, store: TokenStore, folder: Path, site: str) -> bool:
+    """Whether sae-lens is installed; then what it reads from disk is written."""
+    if importlib.util.find_spec("sae_lens") is None:
+        sys.stderr.write("sae-lens is not installed: not measured\n")
+        return False
+    _write(model, store, folder / CACHE, site)
+    return True
 
 
 def peer_source(
@@ -32,19 +42,13 @@ def peer_source(
     live: bool,
     batch: int,
 ) -> Any:
-    """Return its store, an endless stream of batches; without a model what it reads must lie in `folder`."""
+    """Return its store, an endless stream of batches; live of `model`, else of what `ready` wrote."""
     os.environ.setdefault("WANDB_MODE", "disabled")
-    try:
-        import datasets
-        from sae_lens.training.activations_store import ActivationsStore
-    except ModuleNotFoundError as error:
-        raise AbsentError(f"sae-lens is not installed ({error.name}): not measured") from error
+    import datasets
+    from sae_lens.training.activations_store import ActivationsStore
+
     warnings.simplefilter("ignore")
     datasets.disable_progress_bars()
-    cache = folder / "sae-lens"
-    if not live and not cache.exists():
-        assert model is not None, "the first call writes them"
-        _write(model, store, cache, site)
     shared: dict[str, Any] = {
         "streaming": False,
         "hook_name": site,
@@ -65,7 +69,7 @@ def peer_source(
         tokens = store.tokens(store.contexts("train"))
         rows = datasets.Dataset.from_dict({"tokens": tokens.tolist()})
         return ActivationsStore(_hooked(model), rows, **shared)
-    return ActivationsStore(None, None, cached_activations_path=str(cache), **shared)
+    return ActivationsStore(None, None, cached_activations_path=str(folder / CACHE), **shared)
 
 
 def _hooked(model: LanguageModel) -> Any:
@@ -95,6 +99,7 @@ def _write(model: LanguageModel, store: TokenStore, cache: Path, site: str) -> N
     """Write 16,384 tokens as its runner lays them out: one column of [context d_in], float32."""
     import datasets
 
+    datasets.disable_progress_bars()
     contexts = store.tokens(store.contexts("train")[:CONTEXTS])
     parts = model.captures(torch.from_numpy(contexts).split(2), [site])
     x = torch.cat([part[site] for part in parts])

@@ -25,6 +25,10 @@ from monosem.core.errors import (
     StorageFullError,
     UnknownNameError,
 )
+from monosem.models import small
+from monosem.models.language_model import LanguageModel
+from monosem.models.small import SmallModelConfig
+from monosem.runtime import lock
 from monosem.runtime.lock import only_writer
 
 SITES = ("blocks.0.mlp.hook_post", "blocks.0.hook_resid_post")
@@ -259,3 +263,45 @@ def test_fewer_rows_than_a_batch_are_refused(model, store, tmp_path):
 def test_settings_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         CaptureConfig(**wrong)
+
+
+def test_a_writer_that_comes_as_another_finishes_finds_the_store(
+    kept, model, store, tmp_path, monkeypatch
+):
+    seen = storing._Work.found
+    answers = iter([lambda work: None, seen])  # the second time it looks, it is there
+    monkeypatch.setattr(storing._Work, "found", lambda work: next(answers)(work))
+    shutil.copytree(kept.path, tmp_path / "a")
+    monkeypatch.setattr(model, "capture", None)
+    assert capture_store(CONFIG, model, store, tmp_path / "a").hash == kept.hash
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_lock_that_went_with_its_folder_is_no_lock(tmp_path, monkeypatch):
+    flock, moved = lock.fcntl.flock, []
+
+    def late(place, how):
+        if not moved:  # its writer finishes between opening and locking
+            moved.append((tmp_path / "a.capturing").rename(tmp_path / "a"))
+            (tmp_path / "a" / lock.LOCK).unlink()
+        flock(place, how)
+
+    monkeypatch.setattr(lock.fcntl, "flock", late)
+    with only_writer(tmp_path / "a.capturing"):
+        assert (tmp_path / "a.capturing" / lock.LOCK).read_text().strip() == str(os.getpid())
+
+
+def test_the_first_shard_is_captured_once(model, store, tmp_path, monkeypatch):
+    calls, capture = [], model.capture
+    monkeypatch.setattr(model, "capture", lambda t, s: calls.append(t.numel()) or capture(t, s))
+    few = CaptureConfig(sites=SITES[:1], n_tokens=100)
+    capture_store(few, model, store, tmp_path / "a")
+    assert sum(calls) < 100 + 2 * store.context
+
+
+def test_a_model_without_neurons_is_captured_too(store, tmp_path):
+    shape = SmallModelConfig(context=store.context, d_model=16, n_heads=2, d_mlp=0)
+    made = small.build(shape, vocab_size=store.vocab_size, bos=0, eos=0, seed=0)
+    bare = LanguageModel(made, store.tokenizer, name="attention")
+    wanted = CaptureConfig(sites=(SITES[1],), n_tokens=100)
+    assert capture_store(wanted, bare, store, tmp_path / "a").n_rows == 100

@@ -100,12 +100,14 @@ def capture_store(
     out = Path(out)
     artifact.check_target(out, KIND)
     work = _Work(config, model, tokens, out)
-    if not fresh and (out / artifact.CONFIG_NAME).is_file():
-        found = ActivationStore.open(out)
-        _check_same(out, found.config, work.plan)
-        sys.stderr.write(f"`{out}` is already there; used again.\n")
+    if not fresh and (found := work.found()) is not None:
         return found
     with only_writer(work.folder):
+        if (
+            not fresh and (found := work.found()) is not None
+        ):  # another process has just finished it
+            shutil.rmtree(work.folder)
+            return found
         if fresh:
             work.forget()
         work.go()
@@ -122,6 +124,8 @@ class _Work:
         self.folder = out.with_name(f"{out.name}.capturing")
         widths = {str(model.check_site(site)): model.width(site) for site in config.sites}
         self.widths, self.tokens = widths, tokens
+        self._captured: dict[int, tuple[Batch, int]] = {}
+        """The first block, between measuring channels on it and writing it."""
         by_memory = SHARD_BYTES // (4 * sum(widths.values()))
         n = config.shard_tokens or min(SHARD_TOKENS, by_memory)
         self.source = CaptureSource(
@@ -143,6 +147,15 @@ class _Work:
             "context": tokens.context,
         }
 
+    def found(self) -> ActivationStore | None:
+        """Return the store where it is there already; `ResumeError` if it holds something else."""
+        if not (self.out / artifact.CONFIG_NAME).is_file():
+            return None
+        store = ActivationStore.open(self.out)
+        _check_same(self.out, store.config, self.plan)
+        sys.stderr.write(f"`{self.out}` is already there; used again.\n")
+        return store
+
     def go(self) -> None:
         """Write the shards that are missing, then make the folder the store."""
         done = self._begin()
@@ -157,7 +170,8 @@ class _Work:
                 if wanted and have >= wanted:
                     break
                 started = time.monotonic()
-                rows, n_left_out = self.source.whole(number)
+                captured = self._captured.pop(number, None)
+                rows, n_left_out = captured or self.source.whole(number)
                 kept = _first(rows, wanted - have) if wanted else rows
                 line = self._write(number, kept, channels)
                 line |= {"n_not_finite": n_left_out, "seconds": time.monotonic() - started}
@@ -168,6 +182,11 @@ class _Work:
                     os.fsync(file.fileno())
                 have += len(kept)
                 bar.advance(len(kept))
+        if not have:
+            raise ConfigError(
+                f"The {self.config.split} split of `{self.tokens.path}` has no ordinary token to keep. Add "
+                "text."
+            )
         self._finish(done)
 
     def forget(self) -> None:
@@ -216,7 +235,13 @@ class _Work:
             return {}
         path = self.folder / CHANNELS
         if not path.is_file() or not done:
-            rows = self.source.whole(0)[0]
+            self._captured[0] = self.source.whole(0)
+            rows = self._captured[0][0]
+            if len(rows) == 0:
+                raise ConfigError(
+                    f"The first contexts drawn from the {self.config.split} split of `{self.tokens.path}` "
+                    "have no ordinary token. Use a larger `shard_tokens`, or add text."
+                )
             found = {
                 site: measured(rows.x[:, columns]) for site, columns in self.source.columns.items()
             }
