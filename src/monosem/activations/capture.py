@@ -202,7 +202,8 @@ class CaptureSource(BlockSource):
         """Contexts of one pass."""
         tokens = PASS_TOKENS
         if self._model.device.type == "cpu":
-            tokens = min(tokens, PASS_VALUES // self._model.width("blocks.0.mlp.hook_post"))
+            wide = {"blocks.0.mlp.hook_post", "blocks.0.attn.hook_z"} & set(self._model.sites())
+            tokens = min(tokens, PASS_VALUES // max(map(self._model.width, wide)))
         return max(1, tokens // self._store.context)
 
     def _identity(self) -> Json:
