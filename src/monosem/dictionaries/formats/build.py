@@ -28,6 +28,7 @@ from monosem.dictionaries.formats import express
 from monosem.dictionaries.formats.specification import Activation, Axes, Place, Specification
 from monosem.dictionaries.gated import Gated, GatedConfig
 from monosem.dictionaries.jumprelu import JumpReLU, JumpReLUConfig
+from monosem.dictionaries.linear import Linear
 from monosem.dictionaries.normalised import Normalised, NormalisedConfig
 from monosem.dictionaries.relu import ReLU, ReLUConfig
 from monosem.dictionaries.relu_april import ReLUApril
@@ -101,9 +102,9 @@ def _choice(dictionary: Dictionary[Any]) -> dict[str, Any]:
         case Gated():
             magnitudes = {"r_mag": dictionary.r_mag.detach(), "b_mag": dictionary.b_mag.detach()}
             return {"activation": "gated", **magnitudes}
-        case Neurons() if dictionary.config.k:
+        case Neurons() | Linear() if dictionary.config.k:
             return {"activation": "topk", "k": dictionary.config.k}
-        case ReLU() | ReLUApril() | Tied() | Neurons():  # PAnneal is a ReLU
+        case ReLU() | ReLUApril() | Tied() | Neurons() | Linear():  # PAnneal is a ReLU
             return {"activation": "relu"}
         case _:
             raise ConfigError(
