@@ -26,6 +26,7 @@ from monosem.core.config import Json, to_json
 from monosem.core.errors import ConfigError, ShapeMismatchError
 from monosem.dictionaries.baselines import Neurons
 from monosem.metrics import density
+from monosem.metrics.baselines import check_baselines, fit_baselines
 from monosem.metrics.firing import Firing, count_firing
 from monosem.metrics.first_use import check_first_use
 from monosem.metrics.heldout import HeldOut, held_out
@@ -65,12 +66,17 @@ class EvaluateConfig:
     """Arithmetic of the pass that counts firings (all else is fp32); `auto` measures this machine."""
     seed: int = 0
     """Seed of the order in which contexts are visited."""
+    baselines: tuple[str, ...] = ()
+    """Baselines measured beside the dictionaries: random, pca, ica, nmf, classical."""
+    n_baseline_tokens: int = 32_768
+    """Training tokens to fit baselines to."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        for name in ("n_loss_tokens", "n_mean_tokens", "n_density_tokens", "batch_tokens"):
+        for name in (n for n in vars(self) if n.endswith("_tokens")):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        check_baselines(self.baselines)
 
 
 def evaluate(
@@ -112,23 +118,13 @@ def evaluate_many(
     place = Place(model, store, site_of(dictionaries, site), target_of(dictionaries))
     check(dictionaries, place)
     neurons = neurons and not place.target and len(place.reads) == 1
+    _check_beside(dictionaries, place, config, neurons)
     fitted, seen = fit(dictionaries, model, place.reads, place.writes)
     place = dataclasses.replace(place, model=seen)
     check_first_use(fitted, place)
     own = {name: on_device(d, model.device) for name, d in fitted.items()}
-    if not neurons:
-        return _measure(own, place, config, firing or {})
-    for name in (NEURONS, ALL_NEURONS):
-        if name in own:
-            raise ConfigError(
-                f"`{name}` is the name of the neuron basis. Name the dictionary otherwise, or pass "
-                "`neurons=False`."
-            )
-    l0 = round(_quick_l0(next(iter(own.values())), place, config))
-    k = min(
-        max(1, l0), place.width
-    )  # hardly trained, a dictionary has more latents on than neurons
-    return _measure({**own, **_neurons(place, k)}, place, config, firing or {})
+    beside = _beside(own, place, config, neurons)
+    return _measure({**own, **beside}, place, config, firing or {})
 
 
 def check(dictionaries: Mapping[str, AnyDictionary], place: Place) -> None:
@@ -146,6 +142,47 @@ def check(dictionaries: Mapping[str, AnyDictionary], place: Place) -> None:
                 f"`{place.target or place.site}` of `{place.model.name}` has "
                 f"{sum(place.written_widths)}. Choose the model and the sites it was trained at."
             )
+
+
+def _check_beside(
+    given: Mapping[str, AnyDictionary], place: Place, config: EvaluateConfig, neurons: bool
+) -> None:
+    """Raise where what stands beside the dictionaries has a name of theirs, or cannot stand there."""
+    if config.baselines and (place.target or len(place.reads) > 1):
+        raise ConfigError(
+            "Baselines reconstruct the one site they read; this dictionary makes others. Leave "
+            "`baselines` out."
+        )
+    basis = (NEURONS, ALL_NEURONS) if neurons else ()
+    for name in (*basis, *config.baselines):
+        if name in given:
+            what = "the neuron basis" if name in basis else "a baseline"
+            raise ConfigError(
+                f"`{name}` is the name of {what}. Name the dictionary otherwise, or leave that out "
+                "(`neurons=False`, `baselines=()`)."
+            )
+
+
+def _beside(
+    own: Mapping[str, AnyDictionary], place: Place, config: EvaluateConfig, neurons: bool
+) -> dict[str, AnyDictionary]:
+    """Return what is measured beside the dictionaries, at the l0 of the first of them."""
+    if not neurons and not config.baselines:
+        return {}
+    leading = next(iter(own.values()))
+    k = max(1, round(_quick_l0(leading, place, config)))
+    made = fit_baselines(
+        config.baselines,
+        place,
+        n_latents=leading.n_latents,
+        k=k,
+        n_tokens=config.n_baseline_tokens,
+        seed=config.seed,
+        batch=config.batch_tokens,
+    )
+    fitted = {name: on_device(d, place.model.device) for name, d in made.items()}
+    # hardly trained, a dictionary has more latents on than there are neurons
+    return {**(_neurons(place, min(k, place.width)) if neurons else {}), **fitted}
 
 
 def _neurons(place: Place, k: int) -> dict[str, AnyDictionary]:
