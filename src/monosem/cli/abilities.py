@@ -34,7 +34,7 @@ class Arguments:
     """Print the results as JSON."""
 
 
-def main(arguments: list[str]) -> int:
+def show(arguments: list[str]) -> int:
     """Parse, measure, print one table."""
     given = tyro.cli(Arguments, prog="monosem evaluate --abilities", args=arguments)
     genres = genres_of(given.genres) if given.genres else GENRES

@@ -101,7 +101,7 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Parse, measure, print the table."""
     if "--abilities" in arguments:  # of language models: no dictionary, and options of its own
-        return abilities.main([a for a in arguments if a != "--abilities"])
+        return abilities.show([a for a in arguments if a != "--abilities"])
     given = tyro.cli(Arguments, prog="monosem evaluate", args=arguments)
     if artifact.peek(given.folder)[0] == SUITE:
         return _suite(given)
