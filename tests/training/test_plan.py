@@ -11,6 +11,7 @@ from monosem import cli
 from monosem.dictionaries.relu import ReLUConfig
 from monosem.dictionaries.topk import TopKConfig
 from monosem.models.language_model import LanguageModel
+from monosem.training.objectives import ObjectiveConfig
 from monosem.training.plan import plan
 from monosem.training.trainer import TrainConfig, train
 
@@ -51,6 +52,13 @@ def test_operations_are_those_counted_by_hand(made, model, store):
     # of topk the encoder alone is a product; of relu encoder, decoder and both gradients
     product = 2 * WIDTH * LATENTS
     assert product <= made.flops_per_token["dictionaries"] - 5 * product <= 2 * product
+
+
+def test_an_objective_that_looks_at_the_model_counts_all_of_it_and_gradients(made, model, store):
+    looking = dataclasses.replace(CONFIG, objective=ObjectiveConfig(kind="kl"), n_tokens=BATCH)
+    found = plan(looking, model, store, seconds=0.1).flops_per_token["model"]
+    unembedding = 2 * model.d_model * store.vocab_size
+    assert found == 3 * (made.flops_per_token["model"] + unembedding)
 
 
 def test_only_blocks_up_to_the_last_site_count(store):

@@ -108,7 +108,7 @@ def plan(
         checkpoint_bytes=2 * 3 * 4 * total,
         store_bytes=_store_bytes(model, store, captured),
         flops_per_token={
-            "model": 0.0 if activations else _model_flops(model, captured, store.context),
+            "model": 0.0 if activations else _model_flops(config, model, captured, store.context),
             "dictionaries": sum(_dictionary_flops(config, index, *shape) for index, shape in own),
         },
         seconds=_estimate(config, model, store, sites, activations, device, seconds),
@@ -143,17 +143,24 @@ def _parameters(
         return sum(p.numel() for p in architecture(own.architecture)(own).parameters())
 
 
-def _model_flops(model: LanguageModel, sites: list[str], context: int) -> float:
-    """Operations a token of the blocks that are run: two a weight, and those of attention's products."""
+def _model_flops(
+    config: TrainConfig, model: LanguageModel, sites: list[str], context: int
+) -> float:
+    """Operations a token of the blocks that are run: two a weight, and those of attention's products.
+
+    Where the objective looks at the model, all of it and the gradients: twice what a pass takes.
+    """
     layers = [site.layer for name in sites if (site := model.check_site(name)).layer is not None]
-    deepest = max(layers, default=-1)
+    whole = config.objective.kind != "reconstruction"
+    deepest = model.n_layers - 1 if whole else max(layers, default=-1)
     weights = sum(
         module.weight.numel()
         for block in list(model.blocks)[: deepest + 1]
         for module in block.modules()
         if isinstance(module, nn.Linear | Conv1D)
     )
-    return 2.0 * weights + 4.0 * context * model.d_model * (deepest + 1)
+    of_blocks = 2.0 * weights + 4.0 * context * model.d_model * (deepest + 1)
+    return 3.0 * (of_blocks + 2.0 * model.d_model * model.vocab_size) if whole else of_blocks
 
 
 def _dictionary_flops(
@@ -209,7 +216,7 @@ def _estimate(
     if wanted * once < 2 * seconds * few:
         few = max(few, wanted)
     first = run(few)
-    more = few + max(few // 2, round(seconds * few / first))
+    more = few + max(few, round(seconds * few / first))
     if more >= config.n_steps:  # it is short enough to be made
         return run(config.n_steps)
     second = run(more)
