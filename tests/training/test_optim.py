@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from monosem.dictionaries.topk import TopK, TopKConfig
+from monosem.dictionaries.wiring import Wiring
+from monosem.training.learner import Learner
 from monosem.training.optim import OptimConfig, adam, step_clipped
 
 
@@ -42,3 +45,19 @@ def test_a_step_turns_a_unit_row_by_the_same_angle_at_any_width_up_to_512() -> N
     turns = [config.peak(1024, d) * d**0.5 for d in (8, 64, 512)]
     assert turns == pytest.approx([turns[0]] * 3)
     assert config.peak(1024, 4096) == config.peak(1024, 512) == 2 * config.peak(4096, 512)
+
+
+def test_latents_of_a_cross_layer_transcoder_learn_as_fast_as_those_of_one_site() -> None:
+    sites = (32, 32, 32)
+    clt = TopKConfig(
+        d_in=96,
+        d_out=96,
+        n_latents=96,
+        wiring=Wiring(kind="clt", widths_in=sites, widths_out=sites),
+    )
+    plain = TopKConfig(d_in=32, n_latents=96)
+    a, b = (
+        Learner("it", TopK(config), OptimConfig(), n_steps=10, dead_tokens=10)
+        for config in (clt, plain)
+    )
+    assert a.lr == b.lr

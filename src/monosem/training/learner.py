@@ -70,7 +70,7 @@ class Learner:
     def lr(self) -> float:
         """Learning rate of the next step."""
         n_latents = self.dictionary.n_latents if self._span is None else self._span.n_latents
-        size = n_latents, self.dictionary.d_in
+        size = n_latents, self.dictionary.d_read
         return self._optim.lr_at(self.state.step, self.state.n_steps, *size)
 
     def step(self, batch: Batch, source: ActivationSource) -> None:
