@@ -192,17 +192,23 @@ def test_a_file_from_before_version_6(file: Any, x: Any, canonical: Any, same: A
     assert (s.place.context, s.place.prepend_bos) == (128, True)
 
 
+@pytest.mark.parametrize(
+    ("kind", "by_norm"), [*((kind, False) for kind in SAES[:4]), ("topk", True)]
+)
 def test_old_finetuning_factors_stand_between_latents_and_decoder(
-    file: Any, x: Any, draw: Any
+    kind: str, by_norm: bool, file: Any, x: Any, draw: Any
 ) -> None:
-    config, tensors = file("standard")
-    factors = draw(F, positive=True)
-    s = saelens.read(config, tensors | {"finetuning_scaling_factor": factors})
+    config, tensors = file(kind, rescale_acts_by_decoder_norm=by_norm)
+    factors = 3 * draw(F, positive=True)
+    named = tensors | {"finetuning_scaling_factor": factors}
     f, _ = reference(config, tensors, x)
-    t = {name: tensor.double().numpy() for name, tensor in tensors.items()}
-    y = (f * factors.double().numpy()) @ t["W_dec"] + t["b_dec"]
-    found = dictionary_of(s)(torch.tensor(x, dtype=torch.float32)).detach()
-    np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-5)
+    W_dec = tensors["W_dec"].double().numpy()
+    f = f / np.linalg.norm(W_dec, axis=1) if by_norm else f
+    y = (f * factors.double().numpy()) @ W_dec + tensors["b_dec"].double().numpy()
+    found = dictionary_of(saelens.read(config, named))(torch.tensor(x, dtype=torch.float32))
+    np.testing.assert_allclose(found.detach(), y, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ArtifactCorruptError, match="contradict"):
+        saelens.read(config | {"finetuning_scaling_factor": False}, named)
 
 
 @pytest.mark.parametrize("kind", [*SAES[:4], *TRANSCODERS])

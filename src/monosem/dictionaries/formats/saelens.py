@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.core.errors import ConfigError
+from monosem.core.errors import ArtifactCorruptError, ConfigError
 from monosem.dictionaries.formats import saelens_place, saelens_writing
 from monosem.dictionaries.formats.files import Files
 from monosem.dictionaries.formats.format import Contents, Format
@@ -110,6 +110,14 @@ def _weights(kind: str, config: Mapping[str, Any], pieces: Pieces) -> Specificat
         W_skip=pieces.take("W_skip", d_out, d_in).T if "skip" in kind else None,
         wiring=Wiring(kind="transcoder", skip="skip" in kind) if transcodes else Wiring(),
     )
+    return _finetuned(_chosen(found, kind, config, pieces), config, pieces)
+
+
+def _chosen(
+    found: Specification, kind: str, config: Mapping[str, Any], pieces: Pieces
+) -> Specification:
+    """With what decides which latents are active."""
+    n_latents = found.n_latents
     if kind in JUMPING:
         return dataclasses.replace(
             found, activation="jumprelu", threshold=_threshold(pieces, n_latents)
@@ -125,7 +133,7 @@ def _weights(kind: str, config: Mapping[str, Any], pieces: Pieces) -> Specificat
         names = {"b_enc": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}
         own = {ours: pieces.take(theirs, n_latents) for ours, theirs in names.items()}
         return dataclasses.replace(found, activation="gated", **own)
-    return _finetuned(found, pieces)
+    return found
 
 
 _SCALING = ("scaling_factor", "finetuning_scaling_factor")
@@ -178,14 +186,20 @@ def _unit_rows(s: Specification) -> Specification:
     )
 
 
-def _finetuned(s: Specification, pieces: Pieces) -> Specification:
+def _finetuned(s: Specification, config: Mapping[str, Any], pieces: Pieces) -> Specification:
     """With the factors that versions before 6 could put between latents and decoder, in its rows."""
-    for name in _SCALING:
-        if name in pieces:
-            factors = pieces.take(name, s.n_latents)
-            W_dec = (s.W_dec.double() * factors.double()[:, None]).to(s.W_dec.dtype)
-            return s if bool((factors == 1).all()) else dataclasses.replace(s, W_dec=W_dec)
-    return s
+    name = next((name for name in _SCALING if name in pieces), "")
+    factors = pieces.take(name, s.n_latents) if name else s.b_dec.new_ones(1)
+    if bool((factors == 1).all()):
+        return s
+    if not setting(config, "finetuning_scaling_factor", bool, True):
+        raise ArtifactCorruptError(
+            f"`{name}` holds factors that are not 1, and `finetuning_scaling_factor` in `cfg.json` is false: "
+            "they contradict each other. Set it to true if the decoder was finetuned, or remove the factors."
+        )
+    s = _unit_rows(s) if s.axes.choose_by_norm else s  # they are no part of the norms it chooses by
+    W_dec = (s.W_dec.double() * factors.double()[:, None]).to(s.W_dec.dtype)
+    return dataclasses.replace(s, W_dec=W_dec)
 
 
 def _normalised(
