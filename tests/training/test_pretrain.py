@@ -137,6 +137,17 @@ def test_every_preset_has_a_recipe_and_the_two_seeds_differ():
     assert replace(recipe("1L-b"), seed=0) == recipe("1L-a")
 
 
+def test_a_run_may_begin_with_the_weights_of_another_of_its_shape(store, tmp_path):
+    first = pretrain(CONFIG, store, tmp_path / "first")
+    still = replace(CONFIG, n_tokens=32 * 4, lr=1e-12, keep_checkpoints=0)
+    again = pretrain(replace(still, start=str(tmp_path / "first")), store, tmp_path / "again")
+    for name, weight in weights(first).items():
+        torch.testing.assert_close(weights(again)[name], weight, atol=1e-9, rtol=0)
+    other = replace(still, model=replace(SHAPE, d_mlp=48), start=str(first))
+    with pytest.raises(ConfigError, match="another shape.*mlp"):
+        pretrain(other, store, tmp_path / "other")
+
+
 def test_an_interrupted_run_goes_on_to_the_same_weights(store, tmp_path, monkeypatch):
     whole = weights(pretrain(CONFIG, store, tmp_path / "whole"))
     steps = iter(range(10**9))

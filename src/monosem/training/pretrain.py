@@ -38,7 +38,7 @@ from monosem.runtime.interruption import interruption
 from monosem.runtime.runlog import RunLog
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.store import TokenStore
-from monosem.training.next_token import chunked_loss, heldout_loss
+from monosem.training.next_token import SmallModel, chunked_loss, heldout_loss
 
 KIND = "language model"
 KEPT = "checkpoints"
@@ -77,6 +77,8 @@ class PretrainConfig:
     """`auto` times one step of each on this machine and keeps the faster."""
     seed: int = 0
     """Seed of the weights and of the order of contexts."""
+    start: str = ""
+    """Language model whose weights the run begins with (a finished run goes on so); none: random ones."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -182,6 +184,18 @@ def context_order(n_contexts: int, seed: int) -> Generator[int]:
         yield from generator.permutation(n_contexts).tolist()
 
 
+def _copy_weights(name: str, model: SmallModel) -> None:
+    """Put the weights of the language model `name` into `model`, if they fit."""
+    given, wanted = LanguageModel.load(name, device="cpu").model.state_dict(), model.state_dict()
+    differing = [k for k in wanted if k not in given or given[k].shape != wanted[k].shape]
+    if differing or len(given) != len(wanted):
+        raise ConfigError(
+            f"`start` is `{name}`, whose weights have another shape than this run's model"
+            f"{f' (`{differing[0]}`)' if differing else ''}. Name a model of the same preset and tokenizer."
+        )
+    cast(nn.Module, model).load_state_dict(given)
+
+
 class _Run:
     """State of one run: model, optimiser, step, log."""
 
@@ -204,6 +218,8 @@ class _Run:
             eos=policy.separator,
             seed=config.seed,
         )
+        if config.start:
+            _copy_weights(config.start, self.model)
         cast(nn.Module, self.model).to(device)
         self.n_steps = config.n_steps(store.context)
         points = log_spaced(self.n_steps, ABILITY_POINTS if config.ability_cases else 0)
