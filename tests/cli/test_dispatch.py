@@ -31,7 +31,11 @@ def raising(error: BaseException):
 
 def test_every_verb_of_the_table_is_a_module_and_every_module_with_a_main_a_verb() -> None:
     modules = [path for path in Path(cli.__file__).parent.glob("*.py") if path.stem != "__init__"]
-    verbs = {path.stem for path in modules if "\ndef main(" in path.read_text(encoding="utf-8")}
+    verbs = {
+        path.stem.replace("_", "-")
+        for path in modules
+        if "\ndef main(" in path.read_text(encoding="utf-8")
+    }
     assert verbs == set(cli.VERBS)
 
 
@@ -44,7 +48,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
     for name, purpose in cli.VERBS.items():
-        assert f"  {name:<10}{purpose}" in shown
+        assert f"  {name:<16}{purpose}" in shown
 
 
 def test_no_verb_at_all_is_a_misuse(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def random_heads(seed, d_in):
     return Heads(**parts, bias=draw(seed + 9, 4))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(2, 12),
@@ -54,7 +54,7 @@ def test_no_mask_lets_through_more_than_its_bound(seed, n, density, omega):
     assert found.measured <= found.bound * (1 + 1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(2, 9),

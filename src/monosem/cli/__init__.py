@@ -24,6 +24,8 @@ VERBS = {
     "explore": "browse a feature database on 127.0.0.1",
     "report": "write feature databases into one self-contained HTML file",
     "convert": "read a dictionary in one library's format and write it in another's",
+    "attention-only": "turn a language model's neurons into attention heads",
+    "study": "recompute the claims of a paper",
 }
 """The verbs and what each does; `monosem VERB --help` lists its options."""
 
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def usage() -> str:
     """Return what `monosem --help` prints."""
-    lines = [f"  {verb:<10}{purpose}" for verb, purpose in VERBS.items()]
+    lines = [f"  {verb:<16}{purpose}" for verb, purpose in VERBS.items()]
     return "\n".join(
         [
             "usage: monosem VERB [options]",
@@ -67,7 +69,7 @@ def usage() -> str:
 
 def load(verb: str) -> Callable[[list[str]], int]:
     """Import the module of `verb` and return its `main`."""
-    return importlib.import_module(f"monosem.cli.{verb}").main
+    return importlib.import_module(f"monosem.cli.{verb.replace('-', '_')}").main
 
 
 def _run(verb: str, arguments: list[str]) -> int:

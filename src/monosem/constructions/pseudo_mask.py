@@ -53,7 +53,8 @@ def omega_for(error: float, *, slack: float, n_keys: int, largest_value: float) 
     for name, value in (("error", error), ("largest_value", largest_value)):
         if not value > 0:
             raise ConfigError(f"`{name}` must be positive, got {value}.")
-    return slack + math.log(2 * max(n_keys - 1, 1) * largest_value / error)
+    needed = slack + math.log(2 * max(n_keys - 1, 1) * largest_value / error)
+    return max(needed, 0.0)  # where nothing is forbidden the slack is −∞
 
 
 def leak(scores: Float[Tensor, "*batch q k"], mask: Bool[Tensor, "q k"], omega: float) -> Leak:
@@ -88,7 +89,7 @@ def coherence(codes: Float[Tensor, "rows d_code"]) -> float:
 
 def with_mask(
     heads: Heads,
-    codes: Float[Tensor, "rows d_code"],
+    codes: Float[Tensor, "n_codes d_code"],
     mask: Bool[Tensor, "rows rows"],
     omega: float,
 ) -> Heads:

@@ -1,0 +1,1 @@
+"""Studies: one a paper, its claims recomputed here."""
