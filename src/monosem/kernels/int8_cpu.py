@@ -85,7 +85,7 @@ def choose_top_k(
     b_enc: Float[Tensor, " n_latents"],
     k: int,
 ) -> Chosen | None:
-    """The `k` largest positive pre-activations of each row, where that is sure.
+    """The `k` largest positive pre-activations of each row, where that is sure but for one entry in 10^9.
 
     None if too many rows are doubtful, or the weights cannot be rounded.
     """

@@ -81,7 +81,9 @@ def _place_(
     """Put `rows` in units of their `steps` into `places`; return sums of their sizes, and lengths."""
     totals, lengths = torch.empty_like(steps), torch.empty_like(steps)
     at_once = max(1, AT_ONCE // rows.shape[1])
-    memory, per_step = rows.new_empty(min(at_once, len(rows)), rows.shape[1]), 1 / steps[:, None]
+    memory = rows.new_empty(min(at_once, len(rows)), rows.shape[1])
+    # a row of zeros stays zero, and so is not sound: what is no number has no integer
+    per_step = torch.where(steps > 0, 1 / steps, 0.0)[:, None]
     for first in range(0, len(rows), at_once):
         some = slice(first, first + at_once)
         q = torch.mul(rows[some], per_step[some], out=memory[: len(steps[some])]).round_()
