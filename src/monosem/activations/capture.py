@@ -36,6 +36,7 @@ from monosem.core.errors import (
     TokenizerMismatchError,
 )
 from monosem.models.language_model import LanguageModel
+from monosem.runtime.distributed import ALONE, World
 from monosem.text.tokenizer import tokenizer_hash
 from monosem.text.tokens import Split, TokenStore
 
@@ -64,8 +65,11 @@ class CaptureSource(BlockSource):
         seed: int = 0,
         device: torch.device | str | None = None,
         ahead: bool = False,
+        world: World = ALONE,
     ) -> None:
         """Check that model, store and sites fit together; nothing is captured yet.
+
+        Ranks of `world` share out the passes of the model, and have all rows: the stream is that of one.
 
         Where it is known that no more than `n_rows` will be served, a block has no more contexts than
         hold so many. Rows are held and served on `device`, the model's if None. With `ahead` the next
@@ -85,7 +89,7 @@ class CaptureSource(BlockSource):
                 f"A buffer of {self._per_block * store.context:,} tokens cannot mix a batch of "
                 f"{batch_size:,}. Use a larger `buffer_tokens`, a smaller `batch_size`, or more text."
             )
-        self._model, self._store = model, store
+        self._model, self._store, self._world = model, store, world
         self._orders: dict[int, np.ndarray] = {}
         if n_rows is not None:
             self._per_block = self._enough(self._contexts_at(0, 0), n_rows)
@@ -185,9 +189,12 @@ class CaptureSource(BlockSource):
         starts = range(0, len(contexts), self._per_pass)
         chosen = [slice(start, start + self._per_pass) for start in starts]
         chosen = [some for some in chosen if mask[some].any()]
-        passes = (torch.from_numpy(self._store.tokens(contexts[some])) for some in chosen)
-        done = 0
-        for some, captured in zip(chosen, self._model.captures(passes, sites), strict=True):
+        ends = np.cumsum([0, *(int(mask[some].sum()) for some in chosen)]).tolist()
+        shares = self._world.shares(len(chosen))
+        mine = shares[self._world.rank]
+        passes = (torch.from_numpy(self._store.tokens(contexts[some])) for some in chosen[mine])
+        done = ends[mine.start]
+        for some, captured in zip(chosen[mine], self._model.captures(passes, sites), strict=True):
             here = torch.from_numpy(mask[some].ravel().nonzero()[0])
             for held, side in zip(kept, sides, strict=True):
                 parts = held[done : done + len(here)].split(list(side.values()), 1)
@@ -195,6 +202,9 @@ class CaptureSource(BlockSource):
                     x = captured[site].flatten(2).flatten(0, 1)
                     part[:] = x[here.to(x.device)]
             done += len(here)
+        for source, share in enumerate(shares):
+            for held in kept:
+                self._world.copy_(held[ends[share.start] : ends[share.stop]], source)
         return Batch(kept[0], kept[-1], rows)
 
     @property

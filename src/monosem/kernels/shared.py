@@ -20,9 +20,13 @@ from monosem.runtime.distributed import ALONE, World
 
 
 def cut(values: Float[Tensor, "*rows some"], n: int, ranks: World) -> Float[Tensor, "*rows 1"]:
-    """The `n`-th largest value of each row over all ranks, of which each has `n` or fewer; -inf if none."""
+    """The `n`-th largest value of each row over all ranks, -inf where there are fewer."""
     missing = n - values.shape[-1]
-    own = torch.nn.functional.pad(values.detach(), (0, missing), value=-torch.inf)
+    own = values.detach()
+    if missing < 0:
+        own = own.topk(n, sorted=False).values
+    elif missing > 0:
+        own = torch.nn.functional.pad(own, (0, missing), value=-torch.inf)
     return torch.cat(ranks.gathered(own), -1).topk(n, sorted=False).values.amin(-1, keepdim=True)
 
 

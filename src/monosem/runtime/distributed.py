@@ -12,6 +12,7 @@ their next word to each other. One that hangs is given up after `PATIENCE`.
 
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import sys
@@ -154,9 +155,13 @@ class World:
 
     def share(self, n: int) -> slice:
         """Return which of `n` things in a row are this rank's; shares differ by one at most."""
+        return self.shares(n)[self.rank]
+
+    def shares(self, n: int) -> list[slice]:
+        """Return which of `n` things in a row are each rank's."""
         each, more = divmod(n, self.size)
-        first = self.rank * each + min(self.rank, more)
-        return slice(first, first + each + (self.rank < more))
+        firsts = [rank * each + min(rank, more) for rank in range(self.size + 1)]
+        return [slice(*ends) for ends in itertools.pairwise(firsts)]
 
     def has(self, number: int) -> bool:
         """Whether thing `number` of a row is this rank's where they are dealt out one by one."""

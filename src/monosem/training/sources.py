@@ -11,6 +11,7 @@ from monosem.activations.sequence import SequenceSource
 from monosem.activations.store import ActivationStore
 from monosem.core.errors import ConfigError
 from monosem.models.language_model import LanguageModel
+from monosem.runtime.distributed import ALONE, World
 from monosem.text.tokens import TokenStore
 from monosem.training.settings import TrainConfig
 
@@ -23,8 +24,11 @@ def source_of(
     *,
     activations: ActivationStore | None = None,
     device: torch.device | str | None = None,
+    world: World = ALONE,
 ) -> BlockSource:
     """Return the source of `sites`: what `activations` hold, or what `model` has at them.
+
+    Ranks of `world` share out the passes of a live model, and are all served the same rows.
 
     Rows are served on `device`, the model's if None. Where that is another one, activations are made
     ahead, while dictionaries learn from those before.
@@ -57,6 +61,7 @@ def source_of(
         seed=config.seed,
         device=there,
         ahead=there != model.device,
+        world=world.beside(),
     )
 
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,7 +80,8 @@ def train(
     """
     out = Path(out)
     artifact.check_target(out, KIND)
-    source = source_of(config, model, store, config.sites, activations=activations, device=device)
+    where: dict[str, Any] = {"activations": activations, "device": device, "world": world}
+    source = source_of(config, model, store, config.sites, **where)
     config.check_widths(*source.widths)
     shares = sharing_of(parallel, config, world)
     identity: Json = {"train": to_json(config), "model": model.hash, "tokens": store.hash}
@@ -118,7 +120,8 @@ def train_suite(
             "one `site`. Leave those out."
         )
     names = [str(model.check_site(site)) for site in dict.fromkeys(sites)]
-    source = source_of(config, model, store, names, activations=activations, device=device)
+    where: dict[str, Any] = {"activations": activations, "device": device, "world": world}
+    source = source_of(config, model, store, names, **where)
     configs = [dataclasses.replace(config, site=name) for name in source.columns]
     widths = [model.width(name) for name in source.columns]
     for width in widths:
