@@ -122,6 +122,12 @@ model = """
     exec(smaller(second, {"\nmodel = ": recipe}), {})
 
 
+def test_baselines_are_made_as_their_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks(REPOSITORY / "docs/dictionaries.md", "python")
+    exec(block, {})  # noqa: S102
+    assert "True" in capsys.readouterr().out
+
+
 def test_the_commands_work(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo, commands = blocks(REPOSITORY / "README.md", "sh")
     assert demo == "make demo\n"
