@@ -46,7 +46,7 @@ def test_principal_axes_explain_on_heldout_text_what_scikit_learns_do(dictionary
     left = np.square(heldout - theirs.inverse_transform(kept)).sum()
     expected = left / np.square(heldout - train.mean(0)).sum()
     assert found["pca"]["fvu"] == pytest.approx(expected, rel=1e-3)
-    assert found["pca"]["fvu"] < found["random"]["fvu"]
+    assert found["pca"]["fvu"] < found["random"]["fvu"] < 1.1  # about the mean, and no overshoot
     assert found["random"]["config"]["n_latents"] == dictionary.n_latents
 
 

@@ -1,6 +1,7 @@
 """Baselines of a site, fitted to its training split: what a dictionary there must beat.
 
-    random     random unit directions, as many as the dictionary has latents
+    random     random unit directions, as many as the dictionary has latents, about the mean of the
+               sample and at the length that explains it best
     pca, ica   axes with a latent for each sign; the k largest kept
     nmf        as many factors as the site is wide, codes by non-negative least squares; for neurons
     classical  sparse coding, an atom a dimension, k of them by orthogonal matching pursuit
@@ -10,7 +11,6 @@ k is the l0 of the dictionary they stand beside. The neuron basis is measured wi
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,8 @@ from monosem.dictionaries.linear import Linear, LinearConfig
 from monosem.metrics.stream import AnyDictionary, Place, activations, blocks, first, visit
 
 BASELINES = ("random", "pca", "ica", "nmf", "classical")
+ROWS_AT_ONCE = 2048
+"""Rows that are encoded at once in fitting."""
 FEWEST_A_DIMENSION = 4
 """Rows of a sample for each dimension of the site, below which nothing is fitted."""
 
@@ -51,8 +53,8 @@ def fit_baselines(
     check_baselines(names)
     if not names:
         return {}
-    x = sample(place, n_tokens, seed, batch) if set(names) - {"random"} else None
-    if x is not None and len(x) < FEWEST_A_DIMENSION * x.shape[1]:
+    x = sample(place, n_tokens, seed, batch)
+    if len(x) < FEWEST_A_DIMENSION * x.shape[1]:
         raise ConfigError(
             f"{len(x):,} activations are too few to fit baselines {x.shape[1]} wide. Raise "
             f"`n_baseline_tokens` to {FEWEST_A_DIMENSION * x.shape[1]:,} or more."
@@ -60,7 +62,7 @@ def fit_baselines(
     found: dict[str, AnyDictionary] = {}
     with progress("baselines", len(names)) as bar:
         for name in names:
-            found[name] = _fit(name, x, place.width, n_latents, k, seed)
+            found[name] = _fit(name, x, n_latents, k, seed)
             bar.advance()
     return found
 
@@ -78,15 +80,25 @@ def sample(place: Place, n_tokens: int, seed: int, batch: int) -> Float[Tensor, 
 
 
 def _fit(
-    name: str, x: Float[Tensor, "sample d_in"] | None, width: int, n_latents: int, k: int, seed: int
+    name: str, x: Float[Tensor, "sample d_in"], n_latents: int, k: int, seed: int
 ) -> AnyDictionary:
+    width = x.shape[1]
     if name == "random":
-        return Linear(LinearConfig(d_in=width, n_latents=n_latents, k=min(k, n_latents), seed=seed))
-    rows = cast(Tensor, x)
+        return _random(x, n_latents, k, seed)
     if name == "pca":
-        return pca(rows, k=min(k, 2 * width))
+        return pca(x, k=min(k, 2 * width))
     if name == "ica":
-        return ica(rows, k=min(k, 2 * width), seed=seed)
+        return ica(x, k=min(k, 2 * width), seed=seed)
     if name == "nmf":
-        return nmf(rows, width, seed=seed)
-    return classical(rows, width, k=min(k, width), seed=seed)
+        return nmf(x, width, seed=seed)
+    return classical(x, width, k=min(k, width), seed=seed)
+
+
+def _random(x: Float[Tensor, "sample d_in"], n_latents: int, k: int, seed: int) -> Linear:
+    """Return random directions that overshoot no more: many that are not orthogonal add up."""
+    rows = Linear(LinearConfig(d_in=x.shape[1], n_latents=n_latents, seed=seed)).W_dec
+    mean, kept = x.mean(0), min(k, n_latents)
+    plain = Linear.of(rows, b_dec=mean, k=kept)
+    made = torch.cat([plain(part) - mean for part in x.split(ROWS_AT_ONCE)])
+    size = float((made * (x - mean)).sum() / made.square().sum().clamp_min(1e-30))
+    return Linear.of(rows, size * rows.t(), b_dec=mean, k=kept, called="random")
