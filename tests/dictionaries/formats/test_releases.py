@@ -9,9 +9,11 @@ import yaml
 
 import monosem
 from monosem.core import hub
-from monosem.core.errors import ArtifactMissingError
-from monosem.dictionaries.formats import loading, releases
+from monosem.core.errors import ArtifactMissingError, ConfigError
+from monosem.dictionaries.formats import loading, releases, saelens_writing
+from monosem.dictionaries.formats.conversion import convert
 from monosem.dictionaries.formats.releases import release
+from monosem.dictionaries.formats.specification import Axes, Place, Specification
 
 
 @pytest.mark.parametrize(
@@ -120,6 +122,23 @@ def test_what_the_file_does_not_say_comes_from_the_table(tmp_path, monkeypatch):
     assert dictionary.site == "blocks.20.hook_resid_post"
     assert "gemma-2-2b" in dictionary.origin.model
     assert loading.is_foreign(f"gemma-scope-2b-pt-res/{inner}")
+
+
+def test_what_is_converted_keeps_what_the_table_knows(tmp_path, monkeypatch, draw):
+    name = "gpt2-small-res-jb/blocks.8.hook_resid_pre"
+    place = Place(site="blocks.8.hook_resid_pre")
+    weights = dict(W_enc=draw(4, 7), W_dec=draw(7, 4), b_enc=draw(7), b_dec=draw(4))
+    axes = Axes(subtract_b_dec=True)
+    s = Specification(activation="relu", axes=axes, place=place, **weights)
+    (tmp_path / "hub").mkdir()
+    saelens_writing.write(s, tmp_path / "hub")
+    monkeypatch.setattr(hub, "download", lambda named: tmp_path / "hub")
+    assert loading.specification(tmp_path / "hub").place.processing == "unknown"
+    convert(name, tmp_path / "out", to="saelens")
+    found = loading.specification(tmp_path / "out").place
+    assert (found.model, found.processing) == ("gpt2", "centred")
+    with pytest.raises(ConfigError, match="centred"):
+        convert(name, tmp_path / "other", to="sparsify")
 
 
 def test_a_folder_here_is_preferred_to_a_release(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from pathlib import Path
 from monosem.core.errors import ArtifactKindError, ConfigError
 from monosem.dictionaries.formats import loading, own, table
 from monosem.dictionaries.formats.files import Files
-from monosem.dictionaries.formats.format import Contents, Format
+from monosem.dictionaries.formats.format import Contents, Format, one
+from monosem.dictionaries.formats.releases import Release
 from monosem.dictionaries.formats.specification import Specification
 
 
@@ -32,7 +33,8 @@ def convert(place: Path | str, out: Path | str, *, to: str, format: str = "") ->
     """Write the dictionary at `place` (folder, file, name on the hub) into the new folder `out`.
 
     `format` names the layout it is in, where its files do not say it. The folder appears whole or not at
-    all. What `to` cannot express raises `ConfigError` with the reason.
+    all. What `to` cannot express raises `ConfigError` with the reason. What the files of a well-known release
+    do not say of themselves is written too.
     """
     target, out = table.named(to), Path(out)
     write = target.write
@@ -42,12 +44,13 @@ def convert(place: Path | str, out: Path | str, *, to: str, format: str = "") ->
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ArtifactKindError(f"`{out}` is already there. Choose a new folder.")
     path, name = loading.found(place)
+    known = loading.known_release(place)
     source = table.named(format) if format else table.detect(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         partial.mkdir()
-        remarks = _written(source, path, name, target, partial)
+        remarks = _written(source, path, name, known, target, partial)
         if out.is_dir():
             out.rmdir()  # an empty one
         partial.rename(out)
@@ -61,7 +64,7 @@ def convert(place: Path | str, out: Path | str, *, to: str, format: str = "") ->
 
 
 def _written(
-    source: Format, path: Path, name: str, target: Format, folder: Path
+    source: Format, path: Path, name: str, known: Release | None, target: Format, folder: Path
 ) -> tuple[str, ...]:
     assert target.write is not None
     if source is target is own.FORMAT:  # with everything that only training needs
@@ -70,5 +73,7 @@ def _written(
     contents: Contents = table.opened(source, Files.at(path))
     if name and not isinstance(contents, Specification):
         contents = contents[name]
+    if known is not None:
+        contents = known.completed(one(contents, target.name))
     target.write(contents, folder)
     return contents.remarks if isinstance(contents, Specification) else ()

@@ -28,7 +28,7 @@ def load(place: Path | str, *, format: str = "") -> Dictionary[Any]:
 
     `format` names the layout (`table.FORMATS`) where the files do not say it by themselves.
     """
-    known = _release(place)
+    known = known_release(place)
     if known is not None:
         read = specification(hub.download(known.named), format=format)
         return dictionary_of(known.completed(read))
@@ -71,7 +71,7 @@ def found(place: Path | str) -> tuple[Path, str]:
         return path, ""
     if path.parent.is_dir() and str(path.parent) != "." and _is_set(path.parent):
         return path.parent, path.name
-    known = _release(place)
+    known = known_release(place)
     if known is not None:
         return hub.download(known.named), ""
     name = None if _is_here(path) else hub.named(str(place))
@@ -94,7 +94,7 @@ def _on_hub(name: hub.Named) -> tuple[Path, str]:
         return folder, name.inner.rpartition("/")[2]
 
 
-def _release(place: Path | str) -> Release | None:
+def known_release(place: Path | str) -> Release | None:
     """The well-known release that `place` names, where nothing of that name lies here."""
     return None if _is_here(Path(place)) else release(str(place))
 
@@ -107,7 +107,9 @@ def is_foreign(place: Path | str) -> bool:
         return not _kind(path) and any(f.recognises(files) for f in table.FORMATS)
     if path.parent.is_dir() and str(path.parent) != ".":
         return _is_set(path.parent)
-    return _release(place) is not None or (not _is_here(path) and hub.named(str(place)) is not None)
+    return known_release(place) is not None or (
+        not _is_here(path) and hub.named(str(place)) is not None
+    )
 
 
 def _is_set(folder: Path) -> bool:
