@@ -128,6 +128,16 @@ def test_what_equals_its_threshold_is_active_only_where_that_is_said() -> None:
         assert (dictionary_of(s).encode(x)[0] > 0).tolist() == wanted
 
 
+def test_a_row_of_zeros_that_competes_by_norm_displaces_none(canonical: Any) -> None:
+    s = specified("topk", AXES["by_norm"])
+    s.W_dec[::2] = 0
+    x = 2 * draw(64, D, seed=10)
+    latents, _ = canonical(s, x.double().numpy())
+    found = dictionary_of(s).encode(x).detach().numpy()
+    np.testing.assert_array_equal(found[:, 1::2] > 0, latents[:, 1::2] > 0)
+    assert not found[:, ::2].any()
+
+
 def test_a_topk_with_rows_of_other_lengths_folds_by_the_scale_alone() -> None:
     dictionary, x = dictionary_of(specified("topk", AXES["plain"])), draw(9, D, seed=0)
     folded = dictionary.folded(2.5)

@@ -203,12 +203,15 @@ def _raw(s: Specification) -> Specification:
 
 
 def _norms(s: Specification) -> tuple[Tensor | None, bool]:
-    """What decoder rows are divided by, None where they stay, and whether all are unit vectors then."""
+    """What latents are multiplied by, None where they stay, and whether rows are unit vectors then."""
     norms = torch.cat([own.double().norm(dim=1) for own in s.W_dec.split(_rows(s.W_dec))])
     unit = bool(((norms - 1).abs() <= UNIT).all())
     if unit or (s.activation == "topk" and not s.axes.choose_by_norm):
         return None, unit
-    return torch.where(norms > 0, norms, 1.0), bool((norms > 0).all())
+    whole = bool((norms > 0).all())
+    if s.activation == "topk":  # a row of zeros competes with a score of zero
+        return norms, whole
+    return torch.where(norms > 0, norms, 1.0), whole
 
 
 def _columns_times(matrix: Tensor, norms: Tensor) -> Tensor:
@@ -221,7 +224,8 @@ def _columns_times(matrix: Tensor, norms: Tensor) -> Tensor:
 
 
 def _rows_over(matrix: Tensor, norms: Tensor) -> Tensor:
-    """The rows of a matrix divided by `norms`, likewise."""
+    """The rows of a matrix divided by `norms`, likewise; rows of zeros stay."""
+    norms = torch.where(norms > 0, norms, 1.0)
     quotient = torch.empty(matrix.shape)
     pieces = (whole.split(_rows(matrix)) for whole in (matrix, norms, quotient))
     for own, by, into in zip(*pieces, strict=True):
