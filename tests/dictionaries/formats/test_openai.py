@@ -54,6 +54,14 @@ def test_a_layer_computes_what_the_library_computes(
     same(canonical(s, x), golden(contents, x))
 
 
+def test_a_file_of_the_hubs_cache_is_a_link_and_keeps_its_site(draw: Any, tmp_path: Path) -> None:
+    file = tmp_path / "resid_post_mlp/autoencoders/6.pt"
+    file.parent.mkdir(parents=True)
+    torch.save(contents_of(draw, "ReLU"), tmp_path / "f00")
+    file.symlink_to(tmp_path / "f00")
+    assert specification(file).place.site == "blocks.6.hook_resid_post"
+
+
 @pytest.mark.parametrize(("kind", "postact"), [("Identity", "ReLU"), ("TopK", "Identity")])
 def test_latents_that_may_be_negative_are_refused(kind: str, postact: str, draw: Any) -> None:
     with pytest.raises(ArtifactKindError, match="may be negative"):

@@ -79,7 +79,8 @@ def _recognises(files: Files) -> bool:
 
 def _read(files: Files) -> Contents:
     def reader(name: str) -> Specification:
-        return read(files.contents(name), path=(files.path / name).resolve())
+        # only the folder: in the hub's cache the file is a link to another name
+        return read(files.contents(name), path=files.path.resolve() / name)
 
     names = files.weights()
     if len(names) == 1:
