@@ -8,6 +8,7 @@ The same call goes on after the last whole shard; at the end the folder becomes 
 what a live source with the same seed serves as its n-th block, in the same order.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -39,6 +40,7 @@ from monosem.core.config import Json, to_json
 from monosem.core.errors import ConfigError, ResumeError, StorageFullError
 from monosem.core.progress import progress
 from monosem.models.language_model import LanguageModel
+from monosem.runtime.distributed import ALONE, World
 from monosem.runtime.lock import LOCK, only_writer
 from monosem.text.tokens import Split, TokenStore
 
@@ -90,8 +92,11 @@ def capture_store(
     out: Path | str,
     *,
     fresh: bool = False,
+    world: World = ALONE,
 ) -> ActivationStore:
     """Capture the activations of `config` and return the store at `out`.
+
+    Ranks of `world` call this alike, and each captures every `size`-th shard; the store is the same.
 
     A finished store of the same configuration and inputs is used again, an interrupted one goes on;
     `fresh` starts anew. Everything is checked before the model runs: names, space on the disk
@@ -99,18 +104,12 @@ def capture_store(
     """
     out = Path(out)
     artifact.check_target(out, KIND)
-    work = _Work(config, model, tokens, out)
-    if not fresh and (found := work.found()) is not None:
-        return found
-    with only_writer(work.folder):
-        if (
-            not fresh and (found := work.found()) is not None
-        ):  # another process has just finished it
-            shutil.rmtree(work.folder)
-            return found
-        if fresh:
-            work.forget()
-        work.go()
+    work = _Work(config, model, tokens, out, world)
+    if world.by_first(lambda: not fresh and work.found()):
+        return ActivationStore.open(out)
+    with only_writer(work.folder) if world.rank == 0 else contextlib.nullcontext():
+        if not world.by_first(lambda: work.finished_meanwhile(fresh)):
+            work.go()
     return ActivationStore.open(out)
 
 
@@ -118,9 +117,14 @@ class _Work:
     """One store in the making."""
 
     def __init__(
-        self, config: CaptureConfig, model: LanguageModel, tokens: TokenStore, out: Path
+        self,
+        config: CaptureConfig,
+        model: LanguageModel,
+        tokens: TokenStore,
+        out: Path,
+        world: World,
     ) -> None:
-        self.config, self.out = config, out
+        self.config, self.out, self.world = config, out, world
         self.folder = out.with_name(f"{out.name}.capturing")
         widths = {str(model.check_site(site)): model.width(site) for site in config.sites}
         self.widths, self.tokens = widths, tokens
@@ -147,47 +151,74 @@ class _Work:
             "context": tokens.context,
         }
 
-    def found(self) -> ActivationStore | None:
-        """Return the store where it is there already; `ResumeError` if it holds something else."""
+    def found(self) -> bool:
+        """Whether the store is there already; `ResumeError` if it holds something else."""
         if not (self.out / artifact.CONFIG_NAME).is_file():
-            return None
-        store = ActivationStore.open(self.out)
-        _check_same(self.out, store.config, self.plan)
+            return False
+        _check_same(self.out, ActivationStore.open(self.out).config, self.plan)
         sys.stderr.write(f"`{self.out}` is already there; used again.\n")
-        return store
+        return True
+
+    def finished_meanwhile(self, fresh: bool) -> bool:
+        """Whether another process has just finished it; what is no longer wanted is removed."""
+        if fresh:
+            self.forget()
+        elif self.found():
+            shutil.rmtree(self.folder)
+            return True
+        return False
 
     def go(self) -> None:
         """Write the shards that are missing, then make the folder the store."""
-        done = self._begin()
+        done: list[Json] = self.world.by_first(self._begin)
         n_blocks, wanted = self.source.n_blocks, self.config.n_tokens
         total = wanted or tokens_of(self.tokens, self.config.split)
-        self._check_space(total, done)
+        self.world.by_first(lambda: self._check_space(total, done))
         channels = self._channels(done)
         have = sum(line["n_rows"] for line in done)
         with progress("capture (tokens)", total) as bar:
             bar.advance(have)
-            for number in range(len(done), n_blocks):
+            for first in range(len(done), n_blocks, self.world.size):
                 if wanted and have >= wanted:
                     break
-                started = time.monotonic()
-                captured = self._captured.pop(number, None)
-                rows, n_left_out = captured or self.source.whole(number)
-                kept = _first(rows, wanted - have) if wanted else rows
-                line = self._write(number, kept, channels)
-                line |= {"n_not_finite": n_left_out, "seconds": time.monotonic() - started}
-                done.append(line)
-                with (self.folder / DONE).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                have += len(kept)
-                bar.advance(len(kept))
+                for line in self._round(first, wanted - have if wanted else None, channels):
+                    done.append(line)
+                    have += line["n_rows"]
+                    bar.advance(line["n_rows"])
+                    if self.world.rank == 0:
+                        self._note(line)
         if not have:
             raise ConfigError(
                 f"The {self.config.split} split of `{self.tokens.path}` has no ordinary token to keep. Add "
                 "text."
             )
-        self._finish(done)
+        self.world.by_first(lambda: self._finish(done))
+
+    def _round(self, first: int, left: int | None, channels: dict[str, Channels]) -> list[Json]:
+        """Write the shards from `first` on, one a rank, and return their lines; `left` rows are wanted."""
+        number, started = first + self.world.rank, time.monotonic()
+        rows, n_left_out = None, 0
+        if number < self.source.n_blocks:
+            rows, n_left_out = self._captured.pop(number, None) or self.source.whole(number)
+        counts = self.world.heard(0 if rows is None else len(rows))
+        if rows is not None and left is not None:
+            left -= sum(counts[: self.world.rank])
+            rows = _first(rows, left) if left > 0 else None
+
+        def write() -> Json:
+            if rows is None:  # the ranks before have all that there is, or all that is wanted
+                return {}
+            line = self._write(number, rows, channels)
+            return line | {"n_not_finite": n_left_out, "seconds": time.monotonic() - started}
+
+        return [line for line in self.world.all_do(write) if line]
+
+    def _note(self, line: Json) -> None:
+        """Record that a shard is whole."""
+        with (self.folder / DONE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def forget(self) -> None:
         """Remove what an interrupted call left, but not the lock."""
@@ -234,24 +265,26 @@ class _Work:
         if self.config.dtype != "int8":
             return {}
         path = self.folder / CHANNELS
-        if not path.is_file() or not done:
-            self._captured[0] = self.source.whole(0)
-            rows = self._captured[0][0]
-            if len(rows) == 0:
-                raise ConfigError(
-                    f"The first contexts drawn from the {self.config.split} split of `{self.tokens.path}` "
-                    "have no ordinary token. Use a larger `shard_tokens`, or add text."
-                )
-            found = {
-                site: measured(rows.x[:, columns]) for site, columns in self.source.columns.items()
-            }
-            tensors = {f"{site}.centre": c.centre.cpu() for site, c in found.items()}
-            tensors |= {f"{site}.spread": c.spread.cpu() for site, c in found.items()}
-            _save(tensors, path)
+        self.world.by_first(lambda: self._measure(path) if not (path.is_file() and done) else None)
         saved = safetensors.torch.load_file(path)
         return {
             site: Channels(saved[f"{site}.centre"], saved[f"{site}.spread"]) for site in self.widths
         }
+
+    def _measure(self, path: Path) -> None:
+        """Measure the channels on the first shard, and write what they are to `path`."""
+        self._captured[0] = self.source.whole(0)
+        rows = self._captured[0][0]
+        if len(rows) == 0:
+            raise ConfigError(
+                f"The first contexts drawn from the {self.config.split} split of `{self.tokens.path}` "
+                "have no ordinary token. Use a larger `shard_tokens`, or add text."
+            )
+        columns = self.source.columns.items()
+        found = {site: measured(rows.x[:, own]) for site, own in columns}
+        tensors = {f"{site}.centre": c.centre.cpu() for site, c in found.items()}
+        tensors |= {f"{site}.spread": c.spread.cpu() for site, c in found.items()}
+        _save(tensors, path)
 
     def _write(self, number: int, rows: Batch, channels: dict[str, Channels]) -> Json:
         """Write one shard and return its line: size, hash, and what rounding cost each site."""

@@ -13,6 +13,7 @@ from monosem.core.config import Json
 from monosem.models.language_model import LanguageModel
 from monosem.models.patterns import matching_sites
 from monosem.rendering.table import text as text_table
+from monosem.runtime.distributed import device_of, joined
 from monosem.text.tokens import TokenStore
 
 
@@ -40,14 +41,18 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    """Capture or reuse the store that `arguments` describe, and say what it holds."""
-    given = tyro.cli(Arguments, args=arguments, prog="monosem capture")
-    tokens = TokenStore.open(given.tokens)
-    model = LanguageModel.load(given.model, device=given.device)
-    sites = tuple(matching_sites(model, given.capture.sites))
-    config = dataclasses.replace(given.capture, sites=sites)
-    store = capture_store(config, model, tokens, given.out, fresh=given.fresh)
-    print(json.dumps(counts(store)) if given.json else shown(store))
+    """Capture or reuse the store that `arguments` describe, and say what it holds.
+
+    Ranks that `torchrun` started capture every `size`-th shard each; the first one prints.
+    """
+    with joined() as world:
+        given = tyro.cli(Arguments, args=arguments, prog="monosem capture")
+        tokens = TokenStore.open(given.tokens)
+        model = LanguageModel.load(given.model, device=device_of(world, given.device))
+        sites = tuple(matching_sites(model, given.capture.sites))
+        config = dataclasses.replace(given.capture, sites=sites)
+        store = capture_store(config, model, tokens, given.out, fresh=given.fresh, world=world)
+        print(json.dumps(counts(store)) if given.json else shown(store))
     return 0
 
 
