@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from monosem.constructions import attention_only
@@ -177,11 +176,28 @@ def test_a_gated_product_envelops_for_every_real_gate():
                 slack = product.rounding(epsilon, 2.0**-53) + 1e-15 * largest
                 gap = (made - a)[inside].abs().max()
                 assert gap <= product.truncation(epsilon, largest) + slack
-        small = 1e-2 if m == 1 else 0.1
-        worst = product.truncation(small, 3.0)
-        made = sum(
-            2 * c / (j * small) * torch.tanh(j * small * torch.tensor(1.5, dtype=torch.float64))
-            for j, c in enumerate(product.weights, 1)
-        )
-        assert worst / 20 < abs(float(made) - 3.0) * (1 + 1e-9) or m > 2  # the bound is near
-    assert functional.silu(a).abs().max() <= 50
+    product = Product(n_terms=1)  # for one head the bound is nearly reached
+    gap = abs(2 / 0.01 * torch.tanh(torch.tensor(0.015, dtype=torch.float64)) - 3.0)
+    assert 0.99 * product.truncation(0.01, 3.0) < gap < product.truncation(0.01, 3.0)
+
+
+def test_rotary_frequencies_keep_their_precision_in_bfloat16(tiny, tokens):
+    model = tiny("llama", "silu", torch.float32)
+    frequencies = model.model.rotary_emb.inv_freq.clone()
+    model = model.to(torch.bfloat16)
+    model.model.rotary_emb.inv_freq = frequencies  # as `from_pretrained` leaves them
+    converted = convert(model).model
+    for name, buffer in model.named_buffers():
+        assert torch.equal(converted.get_buffer(name), buffer)
+        assert converted.get_buffer(name).dtype == buffer.dtype
+        assert converted.get_buffer(name).data_ptr() != buffer.data_ptr()
+    assert logits(converted, tokens).isfinite().all()
+
+
+def test_a_gain_that_the_number_type_cannot_hold_is_refused(tiny):
+    model = tiny("gpt2", "relu", torch.float16)
+    with pytest.raises(ConfigError, match="Lower `gain`"):
+        convert(model)
+    for wrong in ({"n_heads": 0}, {"gain": 0.0}, {"n_terms": 9}, {"mode": "sparse"}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            ConversionConfig(**wrong)

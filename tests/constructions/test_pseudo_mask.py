@@ -12,8 +12,8 @@ from monosem.constructions.conversion import convert
 from monosem.constructions.heads import Heads, attend, augment, causal, self_and_bias
 from monosem.constructions.pseudo_mask import (
     PrecisionWarning,
-    coherence,
     leak,
+    margin,
     omega_for,
     one_hot,
     ramp,
@@ -117,14 +117,22 @@ def test_a_model_whose_neuron_heads_see_a_causal_mask_only(tiny, tokens, codes, 
 
 
 def test_narrow_codes_trade_width_for_margin():
-    n, omega = 64, 40.0
-    codes = random_codes(n, 32, seed=0)
-    mu = coherence(codes)
-    assert 0.3 < mu < 0.8
-    scores = omega * codes @ codes.T
-    off = scores.softmax(-1) - torch.diag(scores.softmax(-1).diag())
-    assert off.sum(-1).max() <= (n - 1) * math.exp(-omega * (1 - mu))
-    assert coherence(random_codes(n, 128, seed=0)) < mu
+    n, own = 32, torch.eye(32, dtype=torch.bool)
+    codes = random_codes(n, 24, seed=0)
+    left = margin(codes, own)
+    assert 0.05 < left < 1
+    assert margin(one_hot(n), own) == pytest.approx(1.0)
+    assert margin(random_codes(n, 30, seed=0), own) > left
+    heads, x = random_heads(0, 5), draw(50, n, 5)
+    q, k = (torch.einsum("rd,hde->hre", x, w) for w in (heads.W_Q, heads.W_K))
+    values = torch.einsum("rd,hde,heo->hro", x, heads.W_V, heads.W_O)
+    largest = float(values.norm(dim=-1).amax(-1).sum())
+    needed = omega_for(
+        1e-4, slack=slack(q @ k.transpose(1, 2), own), n_keys=n, largest_value=largest
+    )
+    masked = with_mask(heads, codes, own, needed / left)
+    gap = attend(masked, with_codes(x, codes)) - attend(heads, x, own)
+    assert gap.norm(dim=-1).max() <= 1e-4
 
 
 def test_too_large_a_bonus_is_warned_of():

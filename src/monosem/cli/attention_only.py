@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from monosem.core.errors import ArtifactBusyError, ConfigError, CorpusError
+from monosem.core.errors import ArtifactKindError, ConfigError, CorpusError
 from monosem.rendering import table
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ def main(arguments: list[str]) -> int:
     given = tyro.cli(Arguments, args=arguments, prog="monosem attention-only", description=HELP)
     if given.dtype not in _DTYPES:
         raise ConfigError(f"`dtype` must be one of {', '.join(_DTYPES)}, got `{given.dtype}`.")
-    if given.out.is_file() or (given.out.is_dir() and any(given.out.iterdir())):
-        raise ArtifactBusyError(
+    if given.out.is_file():
+        raise ArtifactKindError(f"`{given.out}` is a file. Choose a folder for `--out`.")
+    if given.out.is_dir() and any(given.out.iterdir()):
+        raise ArtifactKindError(
             f"`{given.out}` is there and not empty. Choose another folder for `--out`."
         )
     if given.n_contexts < 1:
@@ -65,6 +67,7 @@ def main(arguments: list[str]) -> int:
     from monosem.constructions.comparison import compare, size_of
     from monosem.constructions.conversion import ConversionConfig, convert
     from monosem.models.language_model import LanguageModel
+    from monosem.models.loading import no_bar
 
     dtype: torch.dtype = getattr(torch, given.dtype)
     original = LanguageModel.load(given.model)
@@ -74,7 +77,8 @@ def main(arguments: list[str]) -> int:
         n_heads=given.n_heads, gain=given.gain, n_terms=given.n_terms, mode=given.mode
     )
     converted = convert(original.model, config)
-    converted.model.save_pretrained(given.out)
+    with no_bar():
+        converted.model.save_pretrained(given.out)
     if original.tokenizer is not None:
         original.tokenizer.save_pretrained(given.out)
     compared = compare(original.model, converted.model, tokens)
@@ -97,7 +101,12 @@ def _tokens(given: Arguments, model: "LanguageModel") -> "Tensor":
         return torch.randint(0, model.vocab_size, (given.n_contexts, length), generator=generator)
     if model.tokenizer is None:
         raise ConfigError(f"`{given.model}` has no tokenizer to read `--text` with; leave it out.")
-    words = given.text.read_text(encoding="utf-8")
+    try:
+        words = given.text.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise CorpusError(
+            f"`{given.text}` cannot be read as text ({error}). Pass a file of UTF-8 text."
+        ) from error
     tokenizer: Any = model.tokenizer
     bos = tokenizer.bos_token_id
     n_first = 0 if bos is None else 1

@@ -158,7 +158,7 @@ def approximation(name: str, n_heads: int = 3, *, gain: float = RELU_GAIN) -> Ap
     """Return the sum for the activation function that `transformers` calls `name`.
 
     At most `n_heads` heads for each neuron are used; `gain` is that of ReLU's one head. A function
-    without stored constants is fitted, which takes seconds.
+    without stored constants is fitted, with three heads at most, which takes seconds.
     """
     known = function(name)
     if n_heads < 1:

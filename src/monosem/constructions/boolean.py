@@ -200,6 +200,8 @@ def product_of(parts: Sequence[Tensor]) -> Tensor:
 def _parts(selectors: Sequence[Tensor]) -> list[Tensor]:
     if not selectors:
         raise ConfigError("A boolean function needs at least one selector, got none.")
+    if any(s.numel() == 0 for s in selectors):
+        raise ConfigError("A selector needs a query and a key, got a matrix without entries.")
     if len({s.shape for s in selectors}) != 1:
         raise ShapeMismatchError("Selectors must have one common shape of queries and keys.")
     return [s.double() for s in selectors]

@@ -48,7 +48,8 @@ def certify(
     if not radius >= 1.0:
         raise ConfigError(f"`radius` must be at least 1, got {radius}.")
     lipschitz = activation.lipschitz + heads.lipschitz()
-    rounding = 64 * torch.finfo(torch.float64).eps * (1 + heads.size) * (radius + 1)
+    scale = (1 + heads.size) * (radius + 1) + heads.level
+    rounding = 64 * torch.finfo(torch.float64).eps * scale
     # An even number of cells, so that none straddles 0, where ReLU has its corner.
     waiting = [_cells(-radius, radius, _FIRST)]
     best, at, n_seen = 0.0, 0.0, 0
@@ -85,6 +86,8 @@ def _split(middles: torch.Tensor, half: float) -> tuple[torch.Tensor, float]:
 def _outside(activation: Activation, heads: HeadSum, radius: float) -> float:
     for side, line in ((-1, activation.left), (1, activation.right)):
         slope, offset = heads.line(side)
-        if max(abs(slope - line[0]), abs(offset - line[1])) > _SAME_LINE * (1 + heads.size):
+        if max(abs(slope - line[0]), abs(offset - line[1])) > _SAME_LINE * (
+            1 + heads.size + heads.level
+        ):
             return math.inf
     return activation.tail(radius) + heads.tail(radius)

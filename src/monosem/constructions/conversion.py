@@ -19,9 +19,9 @@ from monosem.constructions.functions import function
 from monosem.constructions.gated import GatedHeads, Product, gated_heads, largest_gates
 from monosem.constructions.heads import Heads
 from monosem.constructions.neuron import neuron_heads
-from monosem.constructions.sublayer import NeuronSublayers
+from monosem.constructions.sublayer import MODES, NeuronSublayers
 from monosem.core.config import to_json
-from monosem.core.errors import UnsupportedModelError
+from monosem.core.errors import ConfigError, UnsupportedModelError
 from monosem.models import norms
 from monosem.models.access import matrix
 from monosem.models.families import FAMILIES, Family
@@ -41,6 +41,16 @@ class ConversionConfig:
     mode: str = "gathered"
     """`gathered`: softmax over the two keys of a query; `dense`: over all keys, under a mask."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before any model is touched."""
+        if self.n_heads < 1:
+            raise ConfigError(f"`n_heads` must be at least 1, got {self.n_heads}.")
+        if not self.gain > 0:
+            raise ConfigError(f"`gain` must be positive, got {self.gain}.")
+        if self.mode not in MODES:
+            raise ConfigError(f"`mode` must be one of {', '.join(MODES)}, got `{self.mode}`.")
+        Product(n_terms=self.n_terms)  # refuses orders without stored series
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertedBlock:
@@ -53,7 +63,9 @@ class ConvertedBlock:
     activation_error: float
     """Bound on the error of the activation function."""
     product_error: float
-    """Largest bound over the neurons on |product − act(g)·u| for each unit of |u|; 0 if ungated."""
+    """Largest over the neurons of |product − act(g)·u| for each unit of |u|; 0 if ungated.
+
+    The truncation in it is proved, the rounding estimated (`gated.py`)."""
     epsilon: tuple[float, float]
     """Smallest and largest ε over the neurons; (0, 0) if ungated."""
 
@@ -111,6 +123,10 @@ def _empty(kind: type[PreTrainedModel], model: Any, made: dict[str, Any]) -> Any
             f"`{type(model).__name__}` has weights that `{kind.__name__}` has not, or lacks some, "
             f"such as `{wrong[0]}`. Convert the family's plain causal language model."
         )
+    # Rotary frequencies stay float32 in a model of bfloat16; `.to` above has rounded them.
+    for name, buffer in model.named_buffers():
+        above, _, last = name.rpartition(".")
+        converted.get_submodule(above)._buffers[last] = buffer.clone()
     converted.generation_config = copy.deepcopy(model.generation_config)
     return converted.requires_grad_(False).eval()
 

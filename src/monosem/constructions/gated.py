@@ -44,7 +44,7 @@ from monosem.core.errors import ConfigError
 
 _TANH = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835)
 _ROUNDINGS = 4.0
-"""Roundings, in units of η·S/ε, between a score and the sum of a neuron's heads."""
+"""Roundings, in units of η·S/ε, between a score and the sum of a neuron's heads: an estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Product:
         return self._k * epsilon ** (2 * self.n_terms) * largest ** (2 * self.n_terms + 1)
 
     def rounding(self, epsilon: float, roundoff: float) -> float:
-        """Bound what cancellation leaves for each unit of u, in arithmetic of unit roundoff η."""
+        """Estimate what cancellation leaves for each unit of u, in arithmetic of unit roundoff η."""
         return _ROUNDINGS * roundoff * self.size / epsilon
 
     def epsilon(self, largest: float, roundoff: float) -> float:
@@ -88,7 +88,7 @@ class Product:
         return ratio ** (1 / (2 * m + 1)) / largest
 
     def error(self, largest: float, roundoff: float) -> float:
-        """Return the bound on the product's error for each unit of u, at the best ε."""
+        """Return truncation (proved) plus rounding (estimated) for each unit of u, at the best ε."""
         epsilon = self.epsilon(largest, roundoff)
         return self.truncation(epsilon, largest) + self.rounding(epsilon, roundoff)
 
@@ -115,7 +115,7 @@ class GatedHeads:
     epsilons: Float[Tensor, " n_neurons"]
     """ε of each neuron."""
     errors: Float[Tensor, " n_neurons"]
-    """Bound on |product − act(g)·u| for each unit of |u|, the approximation of act included."""
+    """|product − act(g)·u| for each unit of |u|: act's error and truncation proved, rounding estimated."""
 
 
 def gated_heads(

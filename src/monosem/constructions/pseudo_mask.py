@@ -8,8 +8,9 @@ the scores become s_ij + Ω Λ_ij, and the weights on keys that are not allowed 
 Δ being the most by which a forbidden score exceeds the largest allowed one, over all rows. What a
 head writes is then off by at most 2δ·max‖v‖. So Ω ≥ Δ + ln(2(N−1)·max‖v‖ / error) suffices for a
 wanted error: 15 to 30, and no more, since scores of size Ω have only so many digits left for s.
-Codes: `one_hot` (any mask, as wide as there are rows), `random_codes` (narrower, with coherence μ the
-margin is Ω(1 − μ)), `ramp` (two columns, for neuron heads under a causal mask).
+Codes: `one_hot` (any mask, as wide as there are rows), `random_codes` (narrower: what is left of Ω is
+Ω·`margin`, and keys allowed together get different bonuses, so for masks of one key a row), `ramp`
+(two columns, for neuron heads under a causal mask).
 """
 
 import math
@@ -74,17 +75,21 @@ def one_hot(n_rows: int, dtype: torch.dtype = torch.float64) -> Float[Tensor, "r
 def random_codes(
     n_rows: int, d_code: int, *, seed: int, dtype: torch.dtype = torch.float64
 ) -> Float[Tensor, "rows d_code"]:
-    """Return random unit codes, narrower than one-hot ones; see `coherence`."""
+    """Return random unit codes, narrower than one-hot ones; see `margin`."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randn(n_rows, d_code, generator=generator, dtype=torch.float64)
     return (codes / codes.norm(dim=1, keepdim=True)).to(dtype)
 
 
-def coherence(codes: Float[Tensor, "rows d_code"]) -> float:
-    """Return μ, the largest product of two different codes: the margin of Ω is Ω(1 − μ)."""
-    products = codes @ codes.T
-    products.fill_diagonal_(-torch.inf)
-    return float(products.max())
+def margin(codes: Float[Tensor, "n_codes d_code"], mask: Bool[Tensor, "rows rows"]) -> float:
+    """Return the least bonus of an allowed key minus the largest of a forbidden one, for Ω = 1.
+
+    The codes write C C⁺ Λ (C C⁺)ᵀ, which is Λ only where they are independent; margin 1 is one-hot's.
+    """
+    projection = codes.double() @ torch.linalg.pinv(codes.double())
+    bonus = projection @ mask.double() @ projection.T
+    allowed = bonus.masked_fill(~mask, torch.inf).amin(-1)
+    return float((allowed - bonus.masked_fill(mask, -torch.inf).amax(-1)).min())
 
 
 def with_mask(

@@ -59,6 +59,11 @@ class NeuronHeads(nn.Module):
                     f"needs {tuple(parameter.shape)}."
                 )
             parameter.copy_(value)
+            if not bool(parameter.isfinite().all()):
+                raise ConfigError(
+                    f"A weight of these heads is larger than {parameter.dtype} can hold "
+                    f"({torch.finfo(parameter.dtype).max:.3g}). Lower `gain`, or convert in a wider type."
+                )
 
     def as_heads(self) -> Heads:
         """Return the weights as plain matrices, a key for each head, for `heads.attend`."""

@@ -89,6 +89,11 @@ class HeadSum:
         """Σ |slope|: how much larger the terms are than their sum, hence what cancellation costs."""
         return sum(abs(t.slope) for t in self.terms)
 
+    @property
+    def level(self) -> float:
+        """Σ |offset| + |constant|: the same for the parts that do not grow with s."""
+        return sum(abs(t.offset) for t in self.terms) + abs(self.constant)
+
     def lipschitz(self) -> float:
         """Return a bound on the slope everywhere."""
         return sum(t.lipschitz() for t in self.terms)
