@@ -116,6 +116,18 @@ def test_peeking_tells_kind_and_hash_and_reads_no_other_file(tmp_path):
     assert peek(tmp_path / "a") == peek(tmp_path / "none") == ("", "")
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5_000 + "}", "\0"])
+def test_what_is_no_configuration_is_nobodys_artifact_and_damaged_if_it_should_be(tmp_path, text):
+    config = tmp_path / "config.json"
+    config.write_text(text)
+    for _ in range(2):
+        assert peek(tmp_path) == ("", "")
+        with pytest.raises(ArtifactCorruptError, match="not readable JSON"):
+            read(tmp_path, "thing")
+        with config.open("wb") as file:
+            file.truncate(2**33)
+
+
 def test_peeking_at_a_summary_asks_for_its_kind(tmp_path):
     with writing(tmp_path / "a", kind="thing", config={}, summary={"n": 3}):
         pass

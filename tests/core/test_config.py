@@ -136,3 +136,8 @@ def test_the_hash_tells_different_content_apart() -> None:
 
 def test_the_examples_in_the_docstrings_are_true() -> None:
     assert doctest.testmod(config_module).failed == 0
+
+
+def test_a_whole_number_larger_than_any_float_is_refused():
+    with pytest.raises(ConfigError, match=r"`Round.radius` is .*1,329 bits.*a number"):
+        from_json(Round, {"architecture": "round", "radius": 10**400})

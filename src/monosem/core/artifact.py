@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar, cast
 
-from monosem.core.config import Json, content_hash, from_json, to_json
+from monosem.core.config import Json, content_hash, from_json, read_json, to_json
 from monosem.core.errors import (
     ArtifactCorruptError,
     ArtifactError,
@@ -259,8 +259,8 @@ def write_json(path: Path, data: object) -> None:
 def _glance(path: Path) -> Json:
     """Return what `config.json` at `path` says, {} where it is not that of an artifact."""
     try:
-        data = json.loads((Path(path) / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        data = read_json(Path(path) / CONFIG_NAME)
+    except (OSError, ValueError, RecursionError):
         return {}
     whole = isinstance(data, dict) and {"kind", "config", "files"} <= set(cast(Json, data))
     return cast(Json, data) if whole else {}
@@ -334,14 +334,13 @@ def _parse(path: Path, kind: str) -> Json:
             f"There is no {kind} at `{path}`: {lacks}. Pass the folder of one, or make it first with {verb}."
         )
     try:
-        data = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = read_json(path / CONFIG_NAME)
+    except (ValueError, RecursionError) as error:
         raise ArtifactCorruptError(
             f"`{path / CONFIG_NAME}` is not readable JSON ({error}). Make the {kind} again."
         ) from error
-    if not isinstance(data, dict) or not {"kind", "config", "files", "provenance"} <= set(
-        cast(Json, data)
-    ):
+    needed = {"kind", "config", "files", "provenance"}
+    if not isinstance(data, dict) or not needed <= set(cast(Json, data)):
         raise ArtifactKindError(
             f"`{path}` is not a Monosem artifact: its `{CONFIG_NAME}` has no `kind`. "
             f"Pass the folder of a {kind}."

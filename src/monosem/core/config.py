@@ -69,6 +69,16 @@ def from_json(kind: type[T], data: Json) -> T:
     return concrete(**{k: _value(hints[k], v, f"{own}.{k}") for k, v in given.items()})
 
 
+def read_json(path: Path) -> object:
+    """What a file holds; `OSError`, `ValueError` or `RecursionError` for what no configuration would be.
+
+    A foreign folder is looked at too, and may hold anything under the name of a configuration.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def content_hash(value: object, length: int = 16) -> str:
     """Return the first `length` hex digits of the SHA-256 of `value` as canonical JSON.
 
@@ -89,6 +99,9 @@ _PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
 """What JSON may hold for each plain type, and how messages call it."""
 
 
+_MOST_BYTES = 2**26
+
+
 def _value(hint: Any, value: Any, name: str) -> Any:
     """The value of the field `name` as its type asks for it."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -102,7 +115,10 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         accepted, wanted = _PLAIN[hint]
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
             raise _wrong(name, value, wanted)
-        return hint(value)
+        try:
+            return hint(value)
+        except OverflowError as error:  # a whole number larger than any float
+            raise _wrong(name, f"a number of {value.bit_length():,} bits", wanted) from error
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value

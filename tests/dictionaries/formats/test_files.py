@@ -113,6 +113,9 @@ def test_code_in_a_pickle_is_named_and_never_run(
     np.savez("objects.npz", a=np.array([Code()], dtype=object))
     with pytest.raises(ArtifactCorruptError, match="not of numbers"):
         read(tmp_path / "objects.npz")
+    np.savez("long.npz", a=np.ones(2, dtype=np.longdouble))  # of which torch has no numbers
+    with pytest.raises(ArtifactCorruptError, match="not of numbers"):
+        read(tmp_path / "long.npz")
     assert not Path("ran").exists()
 
 
@@ -198,31 +201,6 @@ def test_what_a_file_declares_beyond_its_size_is_never_allocated(name: str, tmp_
     assert str(tmp_path / name) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "says"),
-    [
-        ("deep.json", "[" * 100_000, "not readable JSON"),
-        ("long.json", '{"a": ' + "9" * 5_000 + "}", "not readable JSON"),
-        ("list.json", "[1]", "a `list` in JSON"),
-        ("bytes.json", b"\xff\xfe{}", "not readable JSON"),
-        ("bomb.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases or tags"),
-        ("code.yaml", "a: !!python/object/apply:os.mkdir [ran]", "aliases or tags"),
-        ("int.yaml", 'a: !!int ""', "aliases or tags"),
-        ("date.yaml", "a: 2024-13-45", "not readable YAML"),
-        ("deep.yaml", "[" * 20_000, "not readable YAML"),
-        ("numbers.yaml", "1: 2", "settings by name"),
-    ],
-)
-def test_configurations_that_are_none_are_refused(
-    name: str, text: str | bytes, says: str, tmp_path: Path
-) -> None:
-    data = text if isinstance(text, bytes) else text.encode()
-    (tmp_path / name).write_bytes(data)
-    files = Files.at(tmp_path)
-    with pytest.raises(ArtifactCorruptError, match=says):
-        files.json(name) if name.endswith("json") else files.yaml(name)
-
-
 def unfinished_array(path: Path) -> None:
     header = b"\x93NUMPY\x01\x00\x10\x00" + b"{'descr': (      "
     with zipfile.ZipFile(path, "w") as archive:
@@ -246,13 +224,6 @@ def test_what_pythons_own_parsers_raise_is_an_error_of_ours(
     for ask in (read, lambda path: Files.at(path).keys(path.name)):
         with pytest.raises(ArtifactCorruptError, match="cannot be read"):
             ask(tmp_path / name)
-
-
-def test_a_configuration_as_large_as_weights_is_not_read(tmp_path: Path) -> None:
-    with (tmp_path / "cfg.json").open("wb") as file:
-        file.truncate(2**33)
-    with pytest.raises(ArtifactCorruptError, match="at most"):
-        Files.at(tmp_path).json("cfg.json")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])

@@ -210,6 +210,13 @@ def test_a_cross_layer_transcoder_computes_what_the_library_computes(
     assert found.wiring.kind == "clt" and found.place.target == ", ".join(TARGETS)
 
 
+@pytest.mark.parametrize("n", [N - 1, N + 1])
+def test_each_layer_has_its_thresholds(n, draw):
+    config = config_of("clt", act_fn="jumprelu")
+    with pytest.raises(ArtifactCorruptError, match="`threshold`"):
+        lm.read(config, clt_of(draw, config) | {LOG: draw(n, F)})
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_a_folder_is_recognised_and_says_its_model(suffix, draw, x, canonical, tmp_path):
     config = config_of(norm_activation="inference", hook_point_in="blocks.1.ln2.hook_normalized")

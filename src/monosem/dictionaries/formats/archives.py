@@ -100,7 +100,9 @@ def _declared(stream: zipfile.ZipExtFile, size: int) -> tuple[tuple[int, ...], b
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     shape, by_columns, dtype = readers[version](stream, max_header_size=HEADER_LIMIT)
-    if dtype.hasobject or dtype.kind not in "fiu":
+    if (
+        dtype.hasobject or dtype.kind not in "fiu" or dtype.itemsize > 8
+    ):  # torch has none of 16 bytes
         raise ValueError(f"an array of type `{dtype}`, which is not of numbers")
     if any(length < 0 for length in shape):
         raise ValueError(f"an array of shape {shape}")

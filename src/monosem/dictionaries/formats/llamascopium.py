@@ -169,7 +169,9 @@ def _clt(config: Mapping[str, Any], pieces: Pieces, norms: Pieces) -> Specificat
                 b_enc=b_E[i],
                 W_dec=(vectors.double() / undo).to(vectors.dtype),
                 b_dec=_times(pieces.take(f"b_D.{i}", d), 1 / s_out[i]),
-                threshold=_threshold(config, pieces, rows, i) if activation == "jumprelu" else None,
+                threshold=_threshold(config, pieces, rows, (i, n_layers))
+                if activation == "jumprelu"
+                else None,
             )
         )
     by_norm = activation == "topk" and _by_norm(config)
@@ -206,12 +208,12 @@ def _threshold(
     config: Mapping[str, Any],
     pieces: Pieces,
     rows: Float[Tensor, " n_latents"],
-    layer: int | None = None,
+    layer: tuple[int, int] = (0, 0),
 ) -> Float[Tensor, " n_latents"]:
-    """Thresholds of `pre`, from logarithms of those of the score."""
-    shape = (len(rows),) if layer is None else (None, len(rows))
-    logarithms = pieces.take("threshold", *shape)
-    found = (logarithms if layer is None else logarithms[layer]).double().exp().float()
+    """Thresholds of `pre`, from logarithms of those of the score; `layer` is which one of how many."""
+    i, n_layers = layer
+    logarithms = pieces.take("threshold", *((n_layers,) if n_layers else ()), len(rows))
+    found = (logarithms[i] if n_layers else logarithms).double().exp().float()
     return express.of_scores(found, rows) if _by_norm(config) else found
 
 

@@ -10,6 +10,9 @@ from monosem.core.errors import ArtifactCorruptError, ArtifactKindError
 
 V = TypeVar("V")
 Shape = tuple[int | None, ...]
+_MOST = (
+    2**63
+)  # whole numbers beyond are nobody's setting, and not every one is a float, or can be shown
 
 
 class Pieces:
@@ -75,7 +78,9 @@ def setting(config: Mapping[str, Any], path: str, kind: type[V], default: V | No
         found = inner.get(key)
     if found is None and default is not None:
         return default
-    if kind is float and isinstance(found, int) and not isinstance(found, bool):
+    if isinstance(found, int) and abs(found) >= _MOST:
+        found = f"a whole number of {found.bit_length():,} bits"
+    elif kind is float and isinstance(found, int) and not isinstance(found, bool):
         found = float(found)
     if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
         what = "is missing" if found is None else f"is {found!r}"
