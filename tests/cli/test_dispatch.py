@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from monosem import cli
+from monosem.cli import evaluate
 from monosem.core.errors import ConfigError
+from monosem.dictionaries.linear import Linear, LinearConfig
 
 
 @pytest.fixture
@@ -61,6 +63,25 @@ def test_an_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert out == ""
     assert "unknown verb `evalute`. Did you mean `evaluate`" in err
+
+
+def test_ranks_may_only_start_what_they_can_share(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["features", "somewhere"]) == 2
+    said = capsys.readouterr().err
+    assert "2 ranks were started" in said
+    assert "only `capture` and `train` share" in said
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "usage: monosem train" in capsys.readouterr().out
+
+
+def test_an_address_of_the_hub_reaches_the_loader_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"hf://org/name/layer_6": Linear(LinearConfig(d_in=2, n_latents=3))}
+    monkeypatch.setattr(evaluate, "load_any", found.__getitem__)
+    assert list(evaluate.open_dictionaries(Path("hf://org/name/layer_6"))) == ["layer_6"]
 
 
 def test_models_is_not_a_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,9 @@ VERBS = {
 }
 """The verbs and what each does; `monosem VERB --help` lists its options."""
 
+SHARED = ("capture", "train")
+"""Verbs whose work ranks share; any other would be done once by each, into one folder."""
+
 MISUSED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What a file system says where rights are missing: the user's to mend, and no fault of ours."""
@@ -47,6 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     if verb not in VERBS:
         known = f"Verbs: {', '.join(VERBS)}."
         return _say(f"monosem: unknown verb `{verb}`.{suggestion(verb, VERBS)} {known}", MISUSED)
+    if verb not in SHARED and os.environ.get("WORLD_SIZE", "1") != "1":
+        return _say(
+            f"monosem {verb}: {os.environ['WORLD_SIZE']} ranks were started (`WORLD_SIZE`), and only "
+            f"{' and '.join(f'`{v}`' for v in SHARED)} share their work. Run it without `torchrun`.",
+            MISUSED,
+        )
     return _run(verb, given[1:])
 
 

@@ -156,6 +156,8 @@ def suite_report(results: Json) -> str:
 
 def open_dictionaries(folder: Path) -> dict[str, Dictionary[Any]]:
     """Return the dictionaries of a training run or suite, or the one at `folder`, by name."""
+    if folder.parts[:1] == ("hf:",):  # a path has no two slashes together, an address has
+        return {folder.name: load_any("hf://" + "/".join(folder.parts[1:]))}
     kind, _ = artifact.peek(folder)
     if kind == RUN:
         run = TrainingRun.open(folder)
