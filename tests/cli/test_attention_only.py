@@ -43,6 +43,8 @@ def test_a_folder_is_converted_compared_and_loads(folder, tmp_path, capsys):
     assert report["size"]["columns_added"] == 42
     assert report["compared"]["argmax_agreement"] == 1.0
     assert report["compared"]["largest_difference"] < 1e-4
+    assert json.loads((out / "provenance.json").read_text())["model"] == str(folder)
+    assert not list(tmp_path.glob("*.partial"))
     monosem.register()
     assert monosem.LanguageModel.load(out).n_layers == 2
     assert cli.main(["attention-only", *given]) == 2  # the folder is taken
@@ -63,6 +65,13 @@ def test_what_cannot_work_is_said_before_a_model_is_read(tmp_path, capsys, extra
     given = ["attention-only", "nowhere", "--out", str(tmp_path / "y"), *extra]
     assert cli.main(given) == 2
     assert says in capsys.readouterr().err
+
+
+def test_text_that_cannot_be_read_is_said(tmp_path, capsys):
+    given = ["1L-a", "--out", str(tmp_path / "z"), "--text", str(tmp_path / "none.txt")]
+    assert cli.main(["attention-only", *given]) == 2
+    assert "cannot be read as text" in capsys.readouterr().err
+    assert not (tmp_path / "z").exists()
 
 
 def test_every_claim_of_the_study_holds(capsys):

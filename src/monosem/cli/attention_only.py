@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,20 +68,18 @@ def main(arguments: list[str]) -> int:
     from monosem.constructions.comparison import compare, size_of
     from monosem.constructions.conversion import ConversionConfig, convert
     from monosem.models.language_model import LanguageModel
-    from monosem.models.loading import no_bar
 
     dtype: torch.dtype = getattr(torch, given.dtype)
     original = LanguageModel.load(given.model)
     tokens = _tokens(given, original)
+    origin = {"model": given.model, "hash": original.hash}
     original.model.to(dtype)  # pyright: ignore[reportArgumentType] - torch's stub of `to` on a class of transformers
     config = ConversionConfig(
         n_heads=given.n_heads, gain=given.gain, n_terms=given.n_terms, mode=given.mode
     )
     converted = convert(original.model, config)
-    with no_bar():
-        converted.model.save_pretrained(given.out)
-    if original.tokenizer is not None:
-        original.tokenizer.save_pretrained(given.out)
+    made = {**origin, "settings": dataclasses.asdict(config), "dtype": given.dtype}
+    _write(given.out, converted.model, original.tokenizer, made)
     compared = compare(original.model, converted.model, tokens)
     size = size_of(original.model, converted)
     block = converted.blocks[0]
@@ -89,6 +88,28 @@ def main(arguments: list[str]) -> int:
     else:
         print(_shown(given, size, compared))
     return 0
+
+
+def _write(out: Path, model: Any, tokenizer: Any, made: dict[str, Any]) -> None:
+    """Write model, tokenizer and `provenance.json` beside `out`, then give the folder its name."""
+    # Imported here for start-up time.
+    from importlib.metadata import version
+
+    from monosem.models.loading import no_bar
+
+    partial = out.with_name(f"{out.name}.partial")
+    if partial.exists():  # what an interrupted run left
+        shutil.rmtree(partial)
+    with no_bar():
+        model.save_pretrained(partial)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(partial)
+    versions = {name: version(name) for name in ("monosem", "torch", "transformers")}
+    record = json.dumps({**made, "versions": versions}, indent=2)
+    (partial / "provenance.json").write_text(record, encoding="utf-8")
+    if out.exists():
+        out.rmdir()  # it is empty
+    partial.rename(out)
 
 
 def _tokens(given: Arguments, model: "LanguageModel") -> "Tensor":
