@@ -142,6 +142,8 @@ def test_a_set_gives_its_layers_by_name(draw, tmp_path):
         ("google/gemma-2-2b", "ln2.hook_normalized", "ln2.hook_normalized", "layer_norm_folded"),
         ("google/gemma-3-1b-pt", "mlp.hook_in", "ln2.hook_normalized", "none"),
         ("gpt2", "ln2.hook_normalized", "ln2.hook_normalized", "none"),
+        ("openai/gpt-oss-20b", "ln2.hook_normalized", "ln2.hook_normalized", "layer_norm_folded"),
+        ("somebody/new", "ln2.hook_normalized", "ln2.hook_normalized", "unknown"),
         ("meta-llama/Llama-3.2-1B", "hook_resid_mid", "hook_resid_mid", "none"),
     ],
 )

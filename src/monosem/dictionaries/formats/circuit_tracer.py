@@ -286,7 +286,7 @@ def _config(several: list[Specification], kind: str) -> dict[str, Any]:
 def _described(s: Specification) -> dict[str, Any]:
     model, processing = s.place.model, s.place.processing
     ends = [names.split(", ")[0] for names in (s.place.site, s.place.target)]
-    if "centred" in steps(processing) or hooks.house(ends[0], model)[1] == "none":
+    if "centred" in steps(processing) or hooks.house(ends[0], model)[1] != "layer_norm_folded":
         express.refuse_processing(s, NAME)
     points = [
         hooks.lens(site, processing, model).partition(".")[2].partition(".")[2] for site in ends

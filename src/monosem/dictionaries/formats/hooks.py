@@ -20,7 +20,11 @@ _ATTENTION = ("self_attn", "attn", "attention")
 _AFTER = ("post_feedforward_layernorm",)
 _BEFORE = ("pre_feedforward_layernorm", "ln_2")
 _LAYER_NORM = re.compile(
-    r"gpt|pythia|opt-|bloom|phi-[12]|stablelm|tinystories|gelu|solu|santacoder"
+    r"gpt-?(2|j|neo)|gpt_neo|cerebras-gpt|pythia|opt-|bloom|phi-[12]|stablelm|tinystories|gelu|solu"
+    r"|santacoder|starcoder"
+)
+_RMS_NORM = re.compile(
+    r"llama|gemma|qwen|mi[sx]tral|ministral|olmo-?[23]|olmoe|gpt-oss|phi-[34]|deepseek|smollm|granite"
 )
 _EMBEDDING = ("wte", "embed_in", "embed_tokens")
 
@@ -29,8 +33,9 @@ def house(name: str, model: str) -> tuple[str, str]:
     """A TransformerLens name in the house's words, and the processing of the model that it asks for.
 
     Its `hook_normalized` of an RMS norm is what the norm computes before its gain, and the house's is
-    with it: they are the same in a model whose gains are folded into what reads them. `mlp.hook_in` is
-    with the gain. `mlp.hook_out` is before a norm that may follow.
+    with it: they are the same in a model whose gains are folded into what reads them. Of a model whose
+    norms are not known by its name the processing is unknown. `mlp.hook_in` is with the gain.
+    `mlp.hook_out` is before a norm that may follow.
 
     >>> house("blocks.3.mlp.hook_in", "meta-llama/Llama-3.2-1B")
     ('blocks.3.ln2.hook_normalized', 'none')
@@ -38,6 +43,8 @@ def house(name: str, model: str) -> tuple[str, str]:
     ('blocks.3.ln2.hook_normalized', 'layer_norm_folded')
     >>> house("blocks.3.ln2.hook_normalized", "gpt2"), house("blocks.3.mlp.hook_out", "gemma-2-2b")
     (('blocks.3.ln2.hook_normalized', 'none'), ('', 'none'))
+    >>> house("blocks.3.ln2.hook_normalized", "somebody/new-model")
+    ('blocks.3.ln2.hook_normalized', 'unknown')
     """
     if name.endswith("mlp.hook_out"):
         return (
@@ -47,9 +54,9 @@ def house(name: str, model: str) -> tuple[str, str]:
         return name.replace("mlp.hook_in", "ln2.hook_normalized"), "none"
     if not name.endswith("hook_normalized"):
         return name, "none"
-    if not model:
-        return name, "unknown"
-    return name, "none" if _LAYER_NORM.search(model.lower()) else "layer_norm_folded"
+    if _LAYER_NORM.search(model.lower()):
+        return name, "none"
+    return name, "layer_norm_folded" if _RMS_NORM.search(model.lower()) else "unknown"
 
 
 def lens(site: str, processing: str, model: str) -> str:
@@ -58,7 +65,8 @@ def lens(site: str, processing: str, model: str) -> str:
     >>> lens("blocks.3.ln2.hook_normalized", "none", "meta-llama/Llama-3.2-1B")
     'blocks.3.mlp.hook_in'
     """
-    plain = "layer_norm_folded" not in steps(processing) and not _LAYER_NORM.search(model.lower())
+    plain = processing != "unknown" and "layer_norm_folded" not in steps(processing)
+    plain = plain and not _LAYER_NORM.search(model.lower())
     return site.replace("ln2.hook_normalized", "mlp.hook_in") if plain else site
 
 
@@ -133,6 +141,20 @@ def of_label(label: str) -> str:
     if match is None:
         return ""
     return f"blocks.{match[1] or match[3]}.hook_{match[2] or 'resid_post'}"
+
+
+def doubts(name: str, model: str) -> tuple[str, ...]:
+    """What is doubtful about the output of a module, where it is not said of which model it is.
+
+    >>> doubts("layers.5.mlp", "gpt2"), doubts("layers.5", ""), doubts("blocks.5.hook_mlp_out", "")
+    ((), (), ())
+    """
+    if model or SITE.fullmatch(name) or of_module(name) == of_module(name, post_norm=True):
+        return ()
+    return (
+        f"its model is not named: of one with norms behind MLPs and attention (Gemma 2 and 3) `{name}` is "
+        f"another site than `{of_module(name)}`",
+    )
 
 
 def layer_of(name: str) -> int | None:

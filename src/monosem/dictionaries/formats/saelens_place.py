@@ -163,6 +163,8 @@ def _processing(config: Mapping[str, Any], asked: str) -> str:
     given = _metadata(config).get("model_from_pretrained_kwargs")
     kwargs = cast(Mapping[str, Any], given) if isinstance(given, Mapping) else {}
     wanted = {word for key, word in PROCESSED.items() if kwargs.get(key) is True} | {*steps(asked)}
+    if asked == "unknown" and "layer_norm_folded" not in wanted:
+        return "unknown"
     if not wanted:
         return "none" if isinstance(given, Mapping) else "unknown"
     return ", ".join(word for word in PROCESSED.values() if word in wanted)
