@@ -102,6 +102,14 @@ def test_a_bare_mlp_of_a_model_with_a_norm_behind_it_has_no_site(draw):
     assert sparsify.read(config, tensors_of(draw), "layers.5.mlp").place.site == ""
 
 
+@pytest.mark.parametrize(("model", "n"), [("", 1), ("gpt2", 0)])
+def test_a_bare_mlp_of_no_model_is_remarked(model, n, draw):
+    found = sparsify.read(config_of(model=model), tensors_of(draw), "layers.5.mlp")
+    assert found.place.site == "blocks.5.hook_mlp_out"
+    assert len(found.remarks) == n
+    assert not sparsify.read(config_of(model=model), tensors_of(draw), "layers.5").remarks
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

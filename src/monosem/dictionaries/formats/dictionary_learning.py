@@ -143,10 +143,13 @@ def read(config: Mapping[str, Any] | None, tensors: Mapping[str, Any]) -> Specif
     width = found.d_in // max(1, len(found.wiring.widths_in))
     for key, value in (("activation_dim", width), ("dict_size", found.n_latents)):
         agree(f"trainer.{key}", setting(stated, f"trainer.{key}", int, value), value, "the encoder")
-    place = _place(stated)
+    place, remarks = _place(stated)
     transcodes = place.target not in ("", place.site) and not crossed
     wiring = Wiring(kind="transcoder") if transcodes else found.wiring
-    return dataclasses.replace(found, place=place, wiring=wiring, trained_as=name, source=NAME)
+    remarks = (*found.remarks, *remarks)
+    return dataclasses.replace(
+        found, place=place, wiring=wiring, trained_as=name, source=NAME, remarks=remarks
+    )
 
 
 def written(specification: Specification) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -330,7 +333,8 @@ def _recorded(s: Specification, trainer: dict[str, Any]) -> dict[str, Any]:
     return {"trainer": trainer, "buffer": buffer | {"ctx_len": s.place.context}}
 
 
-def _place(config: Mapping[str, Any]) -> Place:
+def _place(config: Mapping[str, Any]) -> tuple[Place, tuple[str, ...]]:
+    """Where it belongs, and what is doubtful about that."""
     model = _text(config, "trainer.lm_name")
     io = setting(config, "buffer.io", str, "out")
     layer = setting(config, "trainer.layer", int, -1)
@@ -339,7 +343,8 @@ def _place(config: Mapping[str, Any]) -> Place:
         name = f"layers.{layer}"
     site, target = hooks.pair(name, io, post_norm=hooks.has_post_norm(model))
     context = setting(config, "buffer.ctx_len", int, 0)
-    return Place(model=model, site=site, target=target, processing="none", context=context)
+    place = Place(model=model, site=site, target=target, processing="none", context=context)
+    return place, () if io == "in" else hooks.doubts(name, model)
 
 
 def _text(config: Mapping[str, Any], path: str) -> str:

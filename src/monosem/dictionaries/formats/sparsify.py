@@ -58,11 +58,9 @@ def read(
     stated = setting(config, "num_latents", int, 0)
     agree("num_latents", stated or _expanded(config, d), n_latents, "encoder.weight")
     activation, k = _activation(config, n_latents)
-    site, target = hooks.pair(
-        setting(config, "hookpoint", str, hookpoint),
-        "in_and_out" if transcodes else "out",
-        post_norm=hooks.has_post_norm(setting(config, "model", str, "")),
-    )
+    point, model = setting(config, "hookpoint", str, hookpoint), setting(config, "model", str, "")
+    io = "in_and_out" if transcodes else "out"
+    site, target = hooks.pair(point, io, post_norm=hooks.has_post_norm(model))
     return Specification(
         activation=activation,
         axes=Axes(subtract_b_dec=not transcodes),
@@ -73,11 +71,10 @@ def read(
         b_dec=pieces.take("b_dec", d),
         W_skip=pieces.take("W_skip", d, d).T if skips else None,
         wiring=Wiring(kind="transcoder", skip=skips) if transcodes or skips else Wiring(),
-        place=Place(
-            model=setting(config, "model", str, ""), site=site, target=target, processing="none"
-        ),
+        place=Place(model=model, site=site, target=target, processing="none"),
         trained_as=setting(config, "activation", str, "topk"),
         source=NAME,
+        remarks=hooks.doubts(point, model),
     )
 
 
