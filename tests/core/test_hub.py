@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
 
@@ -9,6 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from monosem.core import hub
+from monosem.core.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,33 @@ def test_an_unreachable_hub_is_asked_once_and_leaves_the_cache(asked) -> None:
     assert hub.only_cached("gpt2")
     assert hub.only_cached("gpt2-medium")
     assert asked == [constants.ENDPOINT]
+
+
+def test_a_hub_that_answered_once_in_vain_is_asked_again_later(asked, monkeypatch) -> None:
+    for minute in (3, 3.5, 4):
+        monkeypatch.setattr(time, "monotonic", lambda minute=minute: minute * hub.AGAIN)
+        assert hub.only_cached("gpt2")
+    assert len(asked) == 2
+
+
+def test_a_folder_of_many_dictionaries_is_refused_before_it_is_fetched(monkeypatch) -> None:
+    class File:
+        will_download, file_size = True, hub.MOST_BYTES // 2 + 1
+
+        def __init__(self, filename: str) -> None:
+            self.filename = filename
+
+    def fetch(repository, *, dry_run=False, allow_patterns, **_):
+        assert dry_run, "nothing is fetched"
+        assert "layer_20/*" in allow_patterns
+        return [File(f"layer_20/width_{i}k/params.npz") for i in (16, 65)]
+
+    monkeypatch.setattr(hub, "only_cached", lambda place: False)
+    monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", fetch)
+    with pytest.raises(
+        ConfigError, match=r"`o/scope/layer_20` holds 20 GiB.*`o/scope/layer_20/width"
+    ):
+        hub.download(hub.Named(repository="o/scope", inner="layer_20"))
 
 
 def test_a_folder_is_read_without_asking_the_hub(asked, tmp_path) -> None:

@@ -3,6 +3,7 @@
 import functools
 import re
 import ssl
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from monosem.core.errors import ArtifactMissingError, ConfigError
 
 PATIENCE = 5.0
 """Seconds that the hub may take to answer."""
+AGAIN = 60.0
+"""Seconds after which it is asked again."""
 MOST_BYTES = 20 * 2**30
-"""What a name without a folder may bring; repositories of whole suites hold far more."""
+"""What a name may bring; repositories of whole suites, and folders of a layer, hold far more."""
 CONFIGURATIONS = ("config.json", "config.yaml", "cfg.json", "hyperparams.json", "lm_config.json")
 """What may lie beside a file and say what it is."""
 TENSORS = (".safetensors", ".npz", ".pt", ".pth")
@@ -92,8 +95,8 @@ def _snapshot(name: Named, patterns: list[str] | None) -> Path:
     """The folder of the repository on this machine, with the files of these patterns, or with all."""
     cached = only_cached(name.repository)
     try:
-        if patterns is None and not cached:
-            _check_size(name)
+        if not cached:
+            _check_size(name, patterns)
         folder = huggingface_hub.snapshot_download(
             name.repository,
             revision=name.revision,
@@ -121,18 +124,33 @@ def upload(folder: Path, repository: str, inner: str, *, private: bool) -> str:
     return f"{made.url}/tree/main/{inner}" if inner else str(made.url)
 
 
-def _check_size(name: Named) -> None:
-    info = huggingface_hub.HfApi().model_info(
-        name.repository, revision=name.revision, files_metadata=True
-    )
-    files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+def _check_size(name: Named, patterns: list[str] | None) -> None:
+    """Raise `ConfigError` where what would be fetched is far more than one dictionary."""
+    files = _all_sizes(name) if patterns is None else _missing_sizes(name, patterns)
     if sum(files.values()) > MOST_BYTES:
         folders = sorted({file.rpartition("/")[0] for file in files} - {""})
         shown = ", ".join(f"`{name.repository}/{folder}`" for folder in folders[:8])
         raise ConfigError(
-            f"`{name.repository}` holds {sum(files.values()) / 2**30:,.0f} GiB in {len(files):,} files. Name "
-            f"the folder of one dictionary in it: {shown}{', …' if len(folders) > 8 else ''}."
+            f"`{'/'.join(filter(None, (name.repository, name.inner)))}` holds "
+            f"{sum(files.values()) / 2**30:,.0f} GiB in {len(files):,} files. Name the folder of one "
+            f"dictionary in it: {shown}{', …' if len(folders) > 8 else ''}."
         )
+
+
+def _all_sizes(name: Named) -> dict[str, int]:
+    """Bytes of all files of a repository, which may be thousands: in one question."""
+    info = huggingface_hub.HfApi().model_info(
+        name.repository, revision=name.revision, files_metadata=True
+    )
+    return {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+
+
+def _missing_sizes(name: Named, patterns: list[str]) -> dict[str, int]:
+    """Bytes of the files of these patterns that are not in the cache."""
+    found = huggingface_hub.snapshot_download(
+        name.repository, revision=name.revision, allow_patterns=patterns, dry_run=True
+    )
+    return {file.filename: file.file_size for file in found if file.will_download}
 
 
 def only_cached(place: str) -> bool:
@@ -143,11 +161,14 @@ def only_cached(place: str) -> bool:
     """
     if Path(place).is_dir():
         return False
-    return constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT)
+    return constants.HF_HUB_OFFLINE or not _reachable(
+        constants.ENDPOINT, int(time.monotonic() // AGAIN)
+    )
 
 
-@functools.cache
-def _reachable(endpoint: str) -> bool:
+@functools.lru_cache(maxsize=1)
+def _reachable(endpoint: str, _minute: int) -> bool:
+    """Whether it answers; the answer holds for a minute, after which a long session asks again."""
     if "all" in urllib.request.getproxies():  # a SOCKS proxy, which only the hub's client speaks
         return True
     try:
