@@ -148,14 +148,15 @@ def stops_after(n_steps: int, monkeypatch) -> None:
     monkeypatch.setattr(trainer._Training, "_learn", counted)
 
 
+MORE = [("data", "alone"), ("alone", "latents"), ("sweep", "data")]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("data", "alone"),
         ("latents", "alone"),
         ("alone", "data"),
-        ("alone", "latents"),
-        ("sweep", "data"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in MORE),
     ],
 )
 def test_an_interrupted_run_goes_on_on_another_number_of_ranks(
@@ -286,6 +287,7 @@ def test_auto_shares_out_dictionaries_then_latents_then_rows():
     )
 
 
+@pytest.mark.slow
 def test_a_suite_is_shared_out_too(on_ranks, model, store, tmp_path):
     sites = (SITE, "blocks.0.hook_resid_post")
     short = dataclasses.replace(CONFIG, n_tokens=128 * 8, log_every=2)
