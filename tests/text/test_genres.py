@@ -232,3 +232,24 @@ def test_a_case_whose_answers_begin_alike_is_left_out(vocabulary):
 def test_genres_have_names_of_their_own():
     assert len({genre.name for genre in GENRES}) == len(GENRES)
     assert all(isinstance(genre, Genre) and genre.about for genre in GENRES)
+
+
+def test_no_test_template_is_in_any_document():
+    corpus = GeneratedCorpus.open("generated")
+    text = " ".join(corpus.text(i) for i in range(300))
+    test_names = set(indirect_objects.names(test=True))
+    for template in (*indirect_objects.TEST, *pronouns.TEST):
+        opening, _, rest = template.partition("{a} and {b}" if "{a}" in template else "{n}")
+        fixed = rest.split("{")[0]
+        for name in test_names | set(pronouns.names(test=True)):
+            assert f"{opening}{name}{fixed}" not in text
+    for template in indirect_objects.TRAIN:
+        opening = template.partition("{a}")[0]
+        assert not any(f"{opening}{name} and" in text for name in test_names if len(opening) > 3)
+
+
+def test_genres_that_write_nothing_are_refused():
+    with pytest.raises(CorpusError, match="writes text"):
+        open_corpus("generated:induction-prefix-1")
+    with pytest.raises(CorpusError, match="no number"):
+        open_corpus("generated@²")

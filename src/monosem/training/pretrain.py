@@ -137,7 +137,8 @@ def pretrain(
     goes on from its last checkpoint in `OUT.checkpoint`.
     """
     out = Path(out)
-    identity = content_hash([to_json(config), store.hash])
+    start = LanguageModel.load(config.start, device="cpu").hash if config.start else ""
+    identity = content_hash([to_json(config), store.hash, *([start] if start else [])])
     if store.context > config.model.context:
         raise ConfigError(
             f"The token store has contexts of {store.context} tokens, the model takes at most "
@@ -218,8 +219,6 @@ class _Run:
             eos=policy.separator,
             seed=config.seed,
         )
-        if config.start:
-            _copy_weights(config.start, self.model)
         cast(nn.Module, self.model).to(device)
         self.n_steps = config.n_steps(store.context)
         points = log_spaced(self.n_steps, ABILITY_POINTS if config.ability_cases else 0)
@@ -236,6 +235,8 @@ class _Run:
         self.bf16 = False
         state = load_checkpoint(self.folder)
         if state is None:
+            if config.start:
+                _copy_weights(config.start, self.model)
             self.bf16 = self._choose_precision()
         else:
             self._restore(*state)

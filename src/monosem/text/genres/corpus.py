@@ -1,7 +1,8 @@
 """Generated text as a corpus: `generated`, `generated:pronouns,rolls`, `generated:my_genre.py`, `…@7`.
 
 Document i of seed s is a function of (s, i) alone: twenty paragraphs, each of a genre drawn by
-its share. Test names, words and templates are in no document, of either split.
+its share. No test template is in any document, of either split; a test name is in no
+sentence of its genre's form, though elsewhere (`rolls`, introductions), or it would have no embedding.
 """
 
 import hashlib
@@ -57,13 +58,19 @@ class GeneratedCorpus:
     def open(cls, spec: str) -> "GeneratedCorpus":
         """Return the corpus that `generated[:GENRE,…][@SEED]` names; a GENRE may be a Python file."""
         what, _, seed = spec.partition("@")
-        if seed and not seed.isdigit():
+        if seed and not seed.isdecimal():
             raise CorpusError(
                 f"`{spec}` has the seed `{seed}`, which is no number. Write `{what}@1`."
             )
         wanted = what.removeprefix(NAME).removeprefix(":")
         genres = genres_of(wanted.split(",")) if wanted else GENRES
-        return cls(spec, tuple(g for g in genres if g.share > 0), int(seed or 0))
+        written = tuple(genre for genre in genres if genre.share > 0)
+        if not written:
+            raise CorpusError(
+                f"None of the genres of `{spec}` writes text of its own (their shares are 0). "
+                f"Name others, such as `{NAME}:induction`."
+            )
+        return cls(spec, written, int(seed or 0))
 
     @property
     def name(self) -> str:

@@ -1,7 +1,8 @@
 """A genre: one kind of generated text, and the ability that a model may learn from it.
 
 A genre writes paragraphs of training text. Where reading it needs an ability, the genre also makes
-*cases*, prompts from names, words and templates that its training text never holds:
+*cases*: prompts from templates that no text holds, with names and words that training text does not
+hold in that form (each genre says where else they are met):
 
     score(case) = 1 if logit(answer) > logit(w) for every w of `wrong`, else 0        (`prefers`)
     share       = mean score of the cases;   the ability is there if share ≥ bar
