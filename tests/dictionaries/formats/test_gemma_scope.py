@@ -153,6 +153,10 @@ def test_a_cross_layer_transcoder_writes_its_own_layer_and_those_after_it(
     same(canonical(found, sites.reshape(20, -1)), golden_layers(layers, sites, causal=True))
     assert found.wiring.kind == "clt" and found.place.model == "google/gemma-3-270m"
     assert found.place.target.split(", ")[1] == "blocks.1.hook_mlp_out"
+    assert "layers 1, 2 for earlier layers are not zero" in found.remarks[0]
+    for i, own in enumerate(layers):
+        own["w_dec"][:, :i] = 0
+    assert not gs.read_layers({"type": "clt"}, layers).remarks
 
 
 def test_a_crosscoder_reads_one_site_for_each_latent_and_writes_all(draw, canonical, same):

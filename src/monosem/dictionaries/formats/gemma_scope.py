@@ -23,7 +23,8 @@ must keep their names. Sites:
     embedding          hook_embed. It was trained on rows of the embedding matrix, and a Gemma multiplies
                        these by √d: x / √d is read, and what is written is multiplied by √d, `b_dec` too
                        (SAELens leaves `b_dec` as it is)
-    clt                all layers, each as a transcoder; decoder vectors for earlier layers are not read
+    clt                all layers, each as a transcoder; decoder vectors for earlier layers are not read,
+                       and where they are not zero that is remarked
     crosscoder         a latent reads one of its sites and writes all: a crosscoder whose encoder has
                        zeros ("weakly causal" is a matter of its weights)
 
@@ -131,6 +132,7 @@ def read_layers(
         )
     found = [_layer(tensors, len(layers)) for tensors in layers]
     place = _layers_place(config, kind, len(layers), path)
+    remarks = _backward(found) if kind == "clt" else ()
     weights = _crossed(found) if kind == "crosscoder" else stacked(_causal(found))
     return Specification(
         activation="jumprelu",
@@ -138,6 +140,7 @@ def read_layers(
         place=place,
         trained_as=kind,
         source=NAME,
+        remarks=remarks,
         **weights,
     )
 
@@ -169,6 +172,17 @@ def _layer(tensors: Mapping[str, Any], n_layers: int) -> Layer:
         b_dec=pieces.take("b_dec", w_dec.shape[2]),
         threshold=pieces.take("threshold", n_latents),
         W_skip=pieces.take(SKIP, d, w_dec.shape[2]) if SKIP in pieces else None,
+    )
+
+
+def _backward(layers: list[Layer]) -> tuple[str, ...]:
+    """Says that layers write to those before them, which none does that is run from first to last."""
+    names = [str(i) for i, own in enumerate(layers) if bool(own.W_dec[:, :i].any())]
+    if not names:
+        return ()
+    return (
+        f"decoder vectors of layers {', '.join(names)} for earlier layers are not zero and were not read: a "
+        "later layer cannot write there",
     )
 
 
