@@ -203,9 +203,15 @@ def test_folded_a_transcoder_reads_the_plain_norm(plain, folded, tokens, kind, s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_folded_an_autoencoder_gives_back_the_plain_norm(plain, folded, tokens, kind):
-    dictionary = made(kind, "layer_norm_folded", NORM)
+@pytest.mark.parametrize("skip", [False, True])
+def test_folded_an_autoencoder_gives_back_the_plain_norm(plain, folded, tokens, kind, skip):
+    wiring = (
+        Wiring(kind="transcoder", skip=True) if skip else Wiring()
+    )  # one that subtracts `b_dec`
+    dictionary = made(kind, "layer_norm_folded", NORM, wiring=wiring)
+    dictionary.conventions = dataclasses.replace(dictionary.conventions, subtract_b_dec=True)
     fitted = for_model(dictionary, plain)
+    assert dictionary.conventions.unit_rows and not fitted.conventions.unit_rows
     x, there = seen(plain, tokens, NORM), seen(folded, tokens, NORM)
     norm = plain.model.transformer.h[1].ln_2
     torch.testing.assert_close(fitted.encode(x), dictionary.encode(there), atol=1e-4, rtol=1e-4)

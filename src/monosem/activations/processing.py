@@ -148,16 +148,19 @@ def _unfolded(
     own = copy.deepcopy(dictionary)
     with torch.no_grad():
         own.W_enc.div_(gain_in[:, None])
-        if not own.conventions.subtract_b_dec:  # else the bias is taken up by the centre
-            shift = bias_in @ own.W_enc
-            own.b_enc.sub_(shift)
-            if isinstance(own, Gated):
-                own.b_mag.sub_(own.r_mag.exp() * shift)
-        own.b_dec.mul_(gain_out).add_(bias_out)
-        own.W_dec.mul_(gain_out)
+        skipped = torch.zeros_like(bias_out)
         if own.wiring.skip:
             own.W_skip.div_(gain_in[:, None]).mul_(gain_out)
-            own.b_dec.sub_(bias_in @ own.W_skip)
+            skipped = bias_in @ own.W_skip
+        # where `b_dec` is subtracted it takes up the bias, and what it gives to the skip is made up for
+        shift = (skipped if own.conventions.subtract_b_dec else bias_in) @ own.W_enc
+        own.b_enc.sub_(shift)
+        if isinstance(own, Gated):
+            own.b_mag.sub_(own.r_mag.exp() * shift)
+        own.b_dec.mul_(gain_out).add_(bias_out - skipped)
+        own.W_dec.mul_(gain_out)
+    unit = own.conventions.unit_rows and bool((gain_out == 1).all())
+    own.conventions = dataclasses.replace(own.conventions, unit_rows=unit)
     own.origin = dataclasses.replace(dictionary.origin, processing="none")
     return own
 
