@@ -12,6 +12,7 @@ from monosem.dictionaries.relu import ReLU, ReLUConfig
 from monosem.dictionaries.wiring import Wiring
 from monosem.features import build
 from monosem.features.build import FeaturesConfig, build_features
+from monosem.metrics import first_use
 from monosem.metrics.evaluate import EvaluateConfig, evaluate
 from monosem.metrics.first_use import check_first_use
 from monosem.metrics.stream import Place
@@ -55,6 +56,23 @@ def test_another_site_than_its_own_is_named(model, store):
     said = str(error.value)
     assert "`d` (saelens)" in said and f"`{WRONG}` of `{model.name}`" in said
     assert f"At `{RIGHT}`" in said or "At `blocks.0.hook_resid_mid`" in said
+
+
+def test_other_sites_are_tried_a_few_at_a_time(model, store, monkeypatch):
+    dictionary, asked = principal(model, store, WRONG, fvu=0.05), []
+    capture = model.capture
+    monkeypatch.setattr(
+        model, "capture", lambda tokens, sites: asked.append(len(sites)) or capture(tokens, sites)
+    )
+    found = {}
+    for most in (2**30, 1):
+        monkeypatch.setattr(first_use, "MOST_BYTES", most)
+        asked.clear()
+        with pytest.raises(ConfigError) as error:
+            check_first_use({"d": dictionary}, Place(model, store, WRONG))
+        found[most] = (str(error.value), max(asked[1:]))
+    assert found[1][0] == found[2**30][0]
+    assert found[1][1] == 1 < found[2**30][1]
 
 
 def test_more_than_twice_what_was_recorded_is_refused(model, store):

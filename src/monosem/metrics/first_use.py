@@ -18,6 +18,8 @@ from monosem.metrics.stream import AnyDictionary, Place, blocks, on_device, side
 
 N_TOKENS = 4096
 """Tokens of the batch."""
+MOST_BYTES = 2**30
+"""What the activations of other sites may take at once; a large model has hundreds of sites."""
 WORST = 1.0
 TIMES_RECORDED = 2.0
 BETTER = 0.5
@@ -81,12 +83,14 @@ def _others(
         return {}
     model, found = place.model, {}
     sites = [site for site in model.sites() if _width(place, site) == dictionary.d_in]
-    for site, value in model.capture(tokens, sites).items():
-        x = value.flatten(2).float()[chosen]
-        if site != place.site:
-            found[f"At `{site}`"] = fvu(x, dictionary(x))
-        else:
-            found |= _changed(dictionary, x)
+    at_once = max(1, MOST_BYTES // (4 * tokens.numel() * dictionary.d_in))
+    for start in range(0, len(sites), at_once):
+        for site, value in model.capture(tokens, sites[start : start + at_once]).items():
+            x = value.flatten(2).float()[chosen]
+            if site != place.site:
+                found[f"At `{site}`"] = fvu(x, dictionary(x))
+            else:
+                found |= _changed(dictionary, x)
     return found
 
 
