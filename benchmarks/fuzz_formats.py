@@ -63,7 +63,7 @@ with atheris.instrument_imports(include=WATCHED) if _guides else contextlib.null
 D, LATENTS = 6, 10
 CONSTANT = 32 * 2**20
 """Bytes of memory beyond the multiple: buffers of the readers and of the allocator."""
-SLOWEST = 300
+SLOWEST = 60
 """Seconds after which an input counts as one that never ends, on a machine that may be busy."""
 PARSERS = {
     "safetensors": "it.safetensors",

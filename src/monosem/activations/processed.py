@@ -14,7 +14,8 @@ model is a function of what it holds here, so that nothing needs to be rewritten
 `back` undoes each for what is put in place of x. `centred` leaves models with RMSNorms as they are, which
 do see the mean: TransformerLens passes over them. Every other site holds the same in both models.
 
-Source: TransformerLens 3.9.0, weight_processing.py (`process_weights`), beside which this was run.
+Source: TransformerLens 3.9.0, weight_processing.py (`process_weights`), which was read and not run: the
+formulas are tested against a GPT-2 that is rewritten by hand (tests/activations/test_processing.py).
 """
 
 import contextlib
