@@ -14,6 +14,7 @@ from monosem.activations.capture import CaptureSource
 from monosem.core import artifact
 from monosem.core.config import from_json, to_json
 from monosem.core.errors import (
+    ArtifactBusyError,
     ArtifactCorruptError,
     ArtifactKindError,
     ConfigError,
@@ -26,6 +27,7 @@ from monosem.dictionaries.baselines import Neurons
 from monosem.dictionaries.relu import ReLUConfig
 from monosem.dictionaries.topk import TopKConfig
 from monosem.metrics.reconstruction import fvu
+from monosem.runtime.lock import only_writer
 from monosem.training import trainer as module
 from monosem.training.learner import Learner
 from monosem.training.optim import OptimConfig
@@ -280,6 +282,15 @@ def test_damaged_checkpoints_are_said(cut, model, store):
         manifest.write_text("{")
     with pytest.raises(ArtifactCorruptError, match="--fresh"):
         train(CONFIG, model, store, cut)
+
+
+def test_two_runs_do_not_write_to_one_folder(cut, whole, model, store):
+    with only_writer(cut.with_name("cut.checkpoint")):
+        for fresh in (False, True):
+            with pytest.raises(ArtifactBusyError, match="another process"):
+                train(CONFIG, model, store, cut, fresh=fresh)
+    train(CONFIG, model, store, cut)
+    assert_equal(whole, cut)
 
 
 KILLER = """

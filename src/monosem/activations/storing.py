@@ -107,7 +107,8 @@ def capture_store(
     work = _Work(config, model, tokens, out, world)
     if world.by_first(lambda: not fresh and work.found()):
         return ActivationStore.open(out)
-    with only_writer(work.folder) if world.rank == 0 else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        world.by_first(lambda: stack.enter_context(only_writer(work.folder)))
         if not world.by_first(lambda: work.finished_meanwhile(fresh)):
             work.go()
     return ActivationStore.open(out)

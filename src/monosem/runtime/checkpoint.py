@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from monosem.core.artifact import file_entry, write_json
-from monosem.core.config import Json
+from monosem.core.config import Json, content_hash
 from monosem.core.errors import ArtifactCorruptError, StorageFullError
 from monosem.runtime.distributed import ALONE, World
 
@@ -150,7 +150,8 @@ def _written(
 def _finished(partial: Path, shards: list[Json], state: Json) -> Path:
     """Make what all ranks have written a checkpoint, and remove the oldest ones."""
     named = {entry.pop("file"): entry for entry in shards}
-    write_json(partial / _MANIFEST, {"shards": named, "state": state})
+    held: Json = {"shards": named, "state": state}
+    write_json(partial / _MANIFEST, {**held, "hash": content_hash(held)})
     final = partial.with_name(partial.name.removeprefix("."))
     partial.rename(final)
     for old in _existing(final.parent)[:-KEPT]:
@@ -166,7 +167,8 @@ def _newest(folder: Path) -> str:
             return path.name
     if existing:
         raise ArtifactCorruptError(
-            f"No checkpoint in `{folder}` is whole. Start again with `--fresh`, or remove that folder."
+            f"No checkpoint in `{folder}` is whole, and of this version. Start again with `--fresh`, or "
+            "remove that folder."
         )
     return ""
 
@@ -175,8 +177,10 @@ def _is_whole(path: Path) -> bool:
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         shards = manifest["shards"]
+        if manifest["hash"] != content_hash({"shards": shards, "state": manifest["state"]}):
+            return False
         return all(file_entry(path / f)["sha256"] == shards[f]["sha256"] for f in shards)
-    except (FileNotFoundError, KeyError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError):
         return False
 
 

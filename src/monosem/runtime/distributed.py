@@ -231,9 +231,13 @@ def joined() -> Generator[World]:
     rank = int(os.environ["RANK"])
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):  # ranks of one machine never leave it
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE
-    )
+    if "MASTER_ADDR" not in os.environ:
+        raise ConfigError(
+            f"`WORLD_SIZE` is {size}, but nobody says where ranks meet (`MASTER_ADDR`). Start them with "
+            "`torchrun`, or unset `WORLD_SIZE`."
+        )
+    kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(kinds, timeout=PATIENCE)
     try:
         with _silence() if rank else contextlib.nullcontext():
             yield World(rank, size)

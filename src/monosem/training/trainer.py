@@ -15,7 +15,7 @@ import dataclasses
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from monosem.runtime import matmul
 from monosem.runtime.checkpoint import Saved, open_checkpoint, save_checkpoint
 from monosem.runtime.distributed import ALONE, World
 from monosem.runtime.interruption import interruption
+from monosem.runtime.lock import LOCK, only_writer
 from monosem.runtime.runlog import RunLog, read_log
 from monosem.runtime.tracking import Tracker, Tracking
 from monosem.text.tokens import TokenStore
@@ -86,9 +87,10 @@ def train(
     shares = sharing_of(parallel, config, world)
     identity: Json = {"train": to_json(config), "model": model.hash, "tokens": store.hash}
     identity |= _read(activations)
-    if not world.by_first(lambda: _finished(out, KIND, identity, fresh)):
-        part = Part(config, model, source, of_several=False, sharing=shares)
-        _Training([part], source, identity, out, shares).go(store, checkpoint_seconds, trackers)
+    with _only_writer(out, world):
+        if not world.by_first(lambda: _finished(out, KIND, identity, fresh)):
+            part = Part(config, model, source, of_several=False, sharing=shares)
+            _Training([part], source, identity, out, shares).go(store, checkpoint_seconds, trackers)
     return TrainingRun.open(out)
 
 
@@ -134,18 +136,19 @@ def train_suite(
         "tokens": store.hash,
         **_read(activations),
     }
-    if not world.by_first(lambda: _finished(out, suites.KIND, identity, fresh)):
-        sys.stderr.write(
-            f"{len(widths) * len(config.dictionaries)} dictionaries at {len(widths)} sites, in about "
-            f"{needed_bytes(source, config, widths) / 2**30:.2f} GiB of memory beside the model: "
-            f"{', '.join(source.columns)}\n"
-        )
-        each = len(config.dictionaries)
-        parts = [
-            Part(own, model, source, of_several=True, sharing=shares, first=each * i)
-            for i, own in enumerate(configs)
-        ]
-        _Training(parts, source, identity, out, shares).go(store, checkpoint_seconds, trackers)
+    with _only_writer(out, world):
+        if not world.by_first(lambda: _finished(out, suites.KIND, identity, fresh)):
+            sys.stderr.write(
+                f"{len(widths) * len(config.dictionaries)} dictionaries at {len(widths)} sites, in about "
+                f"{needed_bytes(source, config, widths) / 2**30:.2f} GiB of memory beside the model: "
+                f"{', '.join(source.columns)}\n"
+            )
+            each = len(config.dictionaries)
+            parts = [
+                Part(own, model, source, of_several=True, sharing=shares, first=each * i)
+                for i, own in enumerate(configs)
+            ]
+            _Training(parts, source, identity, out, shares).go(store, checkpoint_seconds, trackers)
     return Suite.open(out)
 
 
@@ -161,9 +164,35 @@ def _finished(out: Path, kind: str, identity: Json, fresh: bool) -> bool:
     if done:
         check_same(out, kind, identity)
         sys.stderr.write(f"`{out}` is already there; used again.\n")
-    if (done or fresh) and checkpoints.exists():  # or killed between finishing and tidying up
-        shutil.rmtree(checkpoints)
+    if done or fresh:  # what is there was killed between finishing and tidying up, or is not wanted
+        _clear(checkpoints)
     return done
+
+
+@contextlib.contextmanager
+def _only_writer(out: Path, world: World) -> Generator[None]:
+    """Let no other process train to `out` meanwhile; `ArtifactBusyError` where one does."""
+    folder = _checkpoints(out)
+    with contextlib.ExitStack() as stack:
+        world.by_first(lambda: stack.enter_context(only_writer(folder)))
+        if world.rank == 0:
+            stack.callback(_remove_empty, folder)
+        yield
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a folder holds, but not the lock that this process has on it."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder in which there is nothing but this process's lock."""
+    if [path.name for path in folder.iterdir()] == [LOCK]:
+        shutil.rmtree(folder)
 
 
 def _checkpoints(out: Path) -> Path:
@@ -284,7 +313,7 @@ class _Training:
             self.parts[0].write(self.out, self.out, store, record, summary, log, saved)
         else:
             self._write_suite(store, record, summary, log, saved)
-        shutil.rmtree(self.folder)
+        _clear(self.folder)
         return summary
 
     def _write_suite(
