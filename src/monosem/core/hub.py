@@ -150,7 +150,7 @@ def _missing_sizes(name: Named, patterns: list[str]) -> dict[str, int]:
     found = huggingface_hub.snapshot_download(
         name.repository, revision=name.revision, allow_patterns=patterns, dry_run=True
     )
-    return {file.filename: file.file_size for file in found if file.will_download}
+    return {file.filename: file.file_size or 0 for file in found if file.will_download}
 
 
 def only_cached(place: str) -> bool:

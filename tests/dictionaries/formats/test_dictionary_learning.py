@@ -167,6 +167,9 @@ def test_the_site_is_said_only_where_it_is_certain(submodule, io, sites, draw):
     found = dl.read(config, tensors_of("AutoEncoder", draw))
     assert (found.place.site, found.place.target) == sites
     assert found.wiring.kind == ("transcoder" if io == "in_and_out" else "sae")
+    config["trainer"]["lm_name"] = ""  # with norms behind its MLPs it would be another site
+    found = dl.read(config, tensors_of("AutoEncoder", draw))
+    assert bool(found.remarks) == (io != "in" and str(submodule).endswith("mlp"))
 
 
 @pytest.mark.parametrize(
