@@ -191,6 +191,7 @@ def test_an_interrupted_run_goes_on_on_another_number_of_ranks(
     assert not out.with_name("run.checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_who_is_lost_is_said_and_the_run_goes_on_from_its_checkpoint(
     alone, on_ranks, model, store, tmp_path, monkeypatch
 ):
