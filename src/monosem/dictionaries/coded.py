@@ -28,9 +28,9 @@ from monosem.dictionaries.losses import mse
 
 ENTRIES_AT_ONCE = 2**24
 """Correlations held at once: 64 MB."""
-RELATIVE = 1e-6
+RELATIVE = 1e-5
 """`lasso` ends when no latent of a block moves by more than this share of the block's largest."""
-MOST_STEPS = 5_000
+MOST_STEPS = 1_000
 RIDGE = 1e-9
 """Added to the diagonal of the least squares of `omp`, so that equal atoms do no harm."""
 

@@ -26,7 +26,7 @@ from monosem.dictionaries.linear import Linear
 Signs = Literal["both", "one"]
 TOLERANCE = 1e-4
 """At which ICA has converged."""
-MOST_ROUNDS = 400
+MOST_ROUNDS = 200
 
 
 def pca(x: Float[Tensor, "sample d_in"], *, k: int = 0, signs: Signs = "both") -> Linear:

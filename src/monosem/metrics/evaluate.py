@@ -25,6 +25,7 @@ from monosem.activations.processing import fitted as fit
 from monosem.core.config import Json, to_json
 from monosem.core.errors import ConfigError, ShapeMismatchError
 from monosem.dictionaries.baselines import Neurons
+from monosem.dictionaries.coded import Coded
 from monosem.metrics import density
 from monosem.metrics.baselines import check_baselines, fit_baselines
 from monosem.metrics.firing import Firing, count_firing
@@ -47,6 +48,8 @@ from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
 from monosem.text.tokens import TokenStore
 
+MOST_SOLVED = 32_768
+"""Tokens on which firings of sparse codes are counted at most: each is a problem to solve."""
 NEURONS, ALL_NEURONS = "neurons", "neurons_all"
 
 
@@ -233,16 +236,21 @@ def _measure(
 def _count(
     dictionaries: Mapping[str, AnyDictionary], place: Place, config: EvaluateConfig
 ) -> dict[str, Firing]:
-    if not dictionaries:
-        return {}
-    return count_firing(
-        dictionaries,
-        place,
-        n_tokens=config.n_density_tokens,
-        seed=config.seed,
-        batch=config.batch_tokens,
-        policy=_policy(place, config),
-    )
+    """Return the firings of `dictionaries`; codes that are solved for are counted on fewer tokens."""
+    solved = {name: d for name, d in dictionaries.items() if isinstance(d, Coded)}
+    read = {name: d for name, d in dictionaries.items() if name not in solved}
+    found: dict[str, Firing] = {}
+    for some, most in ((read, config.n_density_tokens), (solved, MOST_SOLVED)):
+        if some:
+            found |= count_firing(
+                some,
+                place,
+                n_tokens=min(config.n_density_tokens, most),
+                seed=config.seed,
+                batch=config.batch_tokens,
+                policy=_policy(place, config),
+            )
+    return found
 
 
 def _policy(place: Place, config: EvaluateConfig) -> matmul.MatmulPolicy:
