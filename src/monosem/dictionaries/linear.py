@@ -80,9 +80,9 @@ class Linear(Dictionary[LinearConfig], name="linear", config=LinearConfig):
     ) -> "Linear":
         """The dictionary of these tensors, on the CPU in float32; each row of `W_dec` is a direction.
 
-        `W_enc` [d_in n_latents], `b_enc` [n_latents], `b_dec` [d_in]. Without `W_enc` the directions read along themselves. Rows of any length are made unit vectors,
-        and latents longer by as much. `ShapeMismatchError` where shapes disagree, `ConfigError` where
-        an entry is not finite.
+        `W_enc` [d_in n_latents], `b_enc` [n_latents], `b_dec` [d_in]. Without `W_enc` the directions
+        read along themselves. Rows of any length are made unit vectors, and latents longer by as much.
+        `ShapeMismatchError` where shapes disagree, `ConfigError` where an entry is not finite.
         """
         n_latents, width = W_dec.shape
         made = cls(LinearConfig(d_in=width, n_latents=n_latents, k=k, directions=called))
