@@ -11,7 +11,12 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    DryRunError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from monosem.core.errors import ArtifactMissingError, ConfigError
 
@@ -147,9 +152,12 @@ def _all_sizes(name: Named) -> dict[str, int]:
 
 def _missing_sizes(name: Named, patterns: list[str]) -> dict[str, int]:
     """Bytes of the files of these patterns that are not in the cache."""
-    found = huggingface_hub.snapshot_download(
-        name.repository, revision=name.revision, allow_patterns=patterns, dry_run=True
-    )
+    try:
+        found = huggingface_hub.snapshot_download(
+            name.repository, revision=name.revision, allow_patterns=patterns, dry_run=True
+        )
+    except DryRunError:  # the hub went silent: the cache is all there is, and nothing is fetched
+        return {}
     return {file.filename: file.file_size or 0 for file in found if file.will_download}
 
 
