@@ -104,7 +104,11 @@ def inputs(folder: Path) -> tuple[TokenStore, LanguageModel]:
     tokens = TokensConfig(corpora=(str(corpus),), tokenizer="train:300", context=32)
     store = build_token_store(tokens, folder / "tokens")
     config = PretrainConfig(
-        model=preset("tiny"), n_tokens=60_000, batch_contexts=8, keep_checkpoints=1, precision="fp32"
+        model=preset("tiny"),
+        n_tokens=60_000,
+        batch_contexts=8,
+        keep_checkpoints=1,
+        precision="fp32",
     )
     cpu = torch.device("cpu")
     name = pretrain(config, store, folder / "model", device=cpu)

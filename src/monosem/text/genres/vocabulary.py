@@ -29,7 +29,7 @@ class Vocabulary:
             return []
         if text not in self._encoded:  # prompts share their words, and a run asks them often
             ids = self.tokenizer.encode(text, add_special_tokens=False)
-            self._encoded[text] = list(cast(list[int], ids))
+            self._encoded[text] = list(ids)
         return self._encoded[text]
 
     def tokens(self, text: str | tuple[int, ...]) -> list[int]:
