@@ -5,12 +5,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from monosem.core import artifact
 from monosem.core.errors import ArtifactKindError, ConfigError
 from monosem.dictionaries.formats import loading, own, table
 from monosem.dictionaries.formats.files import Files
 from monosem.dictionaries.formats.format import Contents, Format, one
 from monosem.dictionaries.formats.releases import Release
 from monosem.dictionaries.formats.specification import Specification
+
+UNPROCESSED = ("dictionary_learning", "sparsify")
+"""Targets that cannot say that a model was processed, and mean that it was not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,7 @@ def convert(place: Path | str, out: Path | str, *, to: str, format: str = "") ->
         raise ConfigError(f"`{to}` is read and not written. Choose one of {able}.")
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ArtifactKindError(f"`{out}` is already there. Choose a new folder.")
+    artifact.check_target(out, "dictionary")  # a folder can be made there
     path, name = loading.found(place)
     known = loading.known_release(place)
     source = table.named(format) if format else table.detect(path)
@@ -76,4 +81,13 @@ def _written(
     if known is not None:
         contents = known.completed(one(contents, target.name))
     target.write(contents, folder)
-    return contents.remarks if isinstance(contents, Specification) else ()
+    if not isinstance(contents, Specification):
+        return ()
+    trained_here = source is own.FORMAT and not loading.load(path).origin.source
+    if trained_here or contents.place.processing != "unknown" or target.name not in UNPROCESSED:
+        return contents.remarks
+    doubt = (
+        "whether the model's weights were processed is not recorded, and what is written is read as of a "
+        "model that is as it comes"
+    )
+    return (*contents.remarks, doubt)

@@ -144,7 +144,8 @@ def read(config: Mapping[str, Any] | None, tensors: Mapping[str, Any]) -> Specif
     for key, value in (("activation_dim", width), ("dict_size", found.n_latents)):
         agree(f"trainer.{key}", setting(stated, f"trainer.{key}", int, value), value, "the encoder")
     place, remarks = _place(stated)
-    transcodes = place.target not in ("", place.site) and not crossed
+    says = setting(stated, "buffer.io", str, "out") == "in_and_out"  # also where no site is named
+    transcodes = (says or place.target not in ("", place.site)) and not crossed
     wiring = Wiring(kind="transcoder") if transcodes else found.wiring
     remarks = (*found.remarks, *remarks)
     return dataclasses.replace(

@@ -316,6 +316,11 @@ def _read(files: Files) -> Specification:
         return read_second(config, files.tensors(SAFETENSORS), path)
     matches = (_SPLIT.fullmatch(name) for name in files.names)
     split = {int(match[1]): match[0] for match in matches if match}
+    if not split:
+        raise ArtifactMissingError(
+            f"There is no `{NPZ}`, `{SAFETENSORS}` or `params_layer_….safetensors` in `{files.path}`: it is "
+            "no dictionary of Gemma Scope. Name another layout, or none."
+        )
     missing = sorted(set(range(max(split) + 1)) - set(split))
     if missing or files.only:
         raise ArtifactMissingError(
