@@ -19,20 +19,19 @@ import tyro
 from monosem.activations.pair import ModelPair, of_two_models
 from monosem.activations.store import ActivationStore
 from monosem.cli.knobs import no_knob, option, with_knobs
-from monosem.core.config import Json
+from monosem.cli.tables import plan_table, run_table
 from monosem.core.errors import ArtifactMissingError, ConfigError, unknown_name
 from monosem.dictionaries.base import DictionaryConfig, architectures
 from monosem.dictionaries.wiring import Wiring
 from monosem.models.language_model import LanguageModel
 from monosem.models.patterns import matching_sites
-from monosem.rendering.table import text as text_table
 from monosem.runtime.device import resolve
 from monosem.runtime.distributed import World, device_of, joined
 from monosem.runtime.trackers import PROJECT, TrackerName, trackers
 from monosem.text.tokens import TokensConfig, TokenStore
 from monosem.training.objectives import ObjectiveConfig, ObjectiveKind
 from monosem.training.optim import OptimConfig
-from monosem.training.plan import Plan, plan
+from monosem.training.plan import plan
 from monosem.training.recipes import RECIPES, Recipe, recipe
 from monosem.training.sharing import Parallel
 from monosem.training.sweep import crossed
@@ -196,7 +195,7 @@ def main(arguments: list[str]) -> int:
             made = train(config, model, store, given.out, **options)
             folders = {name: made.folder(name) for name in made}
         summary = {"out": str(made.path), **made.summary}
-        print(json.dumps(summary, indent=2) if given.json else _table(folders, made.summary))
+        print(json.dumps(summary, indent=2) if given.json else run_table(folders, made.summary))
     return 0
 
 
@@ -218,7 +217,7 @@ def _planned(
 ) -> str:
     sites = matching_sites(model, given.sites) if given.sites else ()
     found = plan(config, model, store, sites=sites, **where)
-    return json.dumps(found.to_json(), indent=2) if given.json else _plan_table(found)
+    return json.dumps(found.to_json(), indent=2) if given.json else plan_table(found)
 
 
 def parsed(arguments: list[str]) -> tuple[Arguments, dict[str, Any]]:
@@ -370,36 +369,3 @@ def _command(config: TokensConfig) -> str:
             values = cast(tuple[Any, ...], value if isinstance(value, tuple) else (value,))
             words += [f"--{f.name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
-
-
-def _plan_table(found: Plan) -> str:
-    gib = 2**30
-    rows = [[name, f"{n:,} parameters"] for name, n in list(found.parameters.items())[:12]]
-    if len(found.parameters) > len(rows):
-        rows.append(["…", f"{len(found.parameters) - len(rows)} more"])
-    flops = found.flops_per_token
-    stores = ", ".join(f"{n / gib:.2f} GiB in {dtype}" for dtype, n in found.store_bytes.items())
-    minutes, seconds = divmod(round(found.seconds), 60)
-    rows += [
-        ["memory: model", f"{found.model_bytes / gib:.2f} GiB"],
-        ["memory: training", f"{found.training_bytes / gib:.2f} GiB"],
-        ["disk: dictionaries", f"{found.output_bytes / gib:.2f} GiB"],
-        ["disk: checkpoints", f"{found.checkpoint_bytes / gib:.2f} GiB, until it ends"],
-        ["disk: a store", stores],
-        ["operations a token", f"{flops['model']:.3g} model, {flops['dictionaries']:.3g} training"],
-        ["operations in all", f"{sum(flops.values()) * found.n_tokens:.3g}"],
-        ["time", f"{minutes} min {seconds} s on {found.calibrated_on}, by a short run just now"],
-    ]
-    return f"{text_table(['plan', f'{found.n_steps:,} steps, {found.n_tokens:,} tokens'], rows)}"
-
-
-def _table(folders: dict[str, Path], summary: Json) -> str:
-    rows: list[list[str]] = []
-    for name, folder in folders.items():
-        last = summary["dictionaries"][name]
-        values = [f"{last['loss']:.4f}", f"{last['l0']:.1f}", f"{last['fvu']:.4f}"]
-        rows.append([name, *values, f"{last['n_dead']:,}", str(folder)])
-    head = ["dictionary", "loss", "l0", "fvu", "dead", "folder"]
-    epochs, seconds = summary["epochs"], summary["seconds"]
-    note = f"{summary['n_tokens']:,} tokens ({epochs:.2f} epochs) in {seconds:.0f} s"
-    return f"{text_table(head, rows)}\n{note}, last batch of training above."

@@ -16,10 +16,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from monosem.core.errors import ConfigError
-from monosem.dictionaries.base import AnyLatents, Dictionary, DictionaryConfig, TrainState
+from monosem.dictionaries.base import AnyLatents, DictionaryConfig
 from monosem.dictionaries.config import at_least
 from monosem.dictionaries.latents import RaggedLatents, SparseLatents, ragged_from_dense
-from monosem.dictionaries.losses import mse
+from monosem.dictionaries.untrained import Untrained
 from monosem.kernels.dense import count_positive
 from monosem.kernels.select import largest_positive
 
@@ -60,11 +60,8 @@ class NeuronsConfig(DictionaryConfig):
         return dataclasses.replace(filled, n_latents=d_in)
 
 
-class Neurons(Dictionary[NeuronsConfig], name="neurons", config=NeuronsConfig):
+class Neurons(Untrained[NeuronsConfig], name="neurons", config=NeuronsConfig):
     """The neuron basis."""
-
-    trainable: ClassVar[bool] = False
-    loss_scale: ClassVar[str] = "mean over entries"
 
     def __init__(self, config: NeuronsConfig) -> None:
         super().__init__(config)
@@ -104,18 +101,6 @@ class Neurons(Dictionary[NeuronsConfig], name="neurons", config=NeuronsConfig):
     def decode(self, latents: AnyLatents) -> Float[Tensor, "*batch d_out"]:
         """The latents themselves: the basis is the identity."""
         return latents if isinstance(latents, Tensor) else latents.dense()
-
-    @override
-    def loss_terms(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        target: Float[Tensor, "batch d_out"],
-        state: TrainState,
-    ) -> dict[str, Float[Tensor, ""]]:
-        """`mse`, which nothing can lower."""
-        latents = self.encode(x)
-        self.firing = (latents > 0).sum(0)
-        return {"mse": mse(latents, target)}
 
     @override
     def fold_(self, input_scale: float) -> None:

@@ -11,20 +11,20 @@ powerful than what a model could compute itself, and so as liable to overfit.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 from typing_extensions import override
 
 from monosem.core.errors import ConfigError
-from monosem.dictionaries.base import Dictionary, DictionaryConfig, TrainState
+from monosem.dictionaries.base import DictionaryConfig
 from monosem.dictionaries.config import at_least
 from monosem.dictionaries.geometry import directions
 from monosem.dictionaries.latents import RaggedLatents, SparseLatents, ragged_from_dense
-from monosem.dictionaries.losses import mse
+from monosem.dictionaries.untrained import Untrained
 
 ENTRIES_AT_ONCE = 2**24
 """Correlations held at once: 64 MB."""
@@ -68,11 +68,8 @@ class CodedConfig(DictionaryConfig):
             )
 
 
-class Coded(Dictionary[CodedConfig], name="coded", config=CodedConfig):
+class Coded(Untrained[CodedConfig], name="coded", config=CodedConfig):
     """Sparse codes over given atoms."""
-
-    trainable: ClassVar[bool] = False
-    loss_scale: ClassVar[str] = "mean over entries"
 
     def __init__(self, config: CodedConfig) -> None:
         super().__init__(config)
@@ -117,18 +114,6 @@ class Coded(Dictionary[CodedConfig], name="coded", config=CodedConfig):
         return (
             self._pursued(x) if self.config.codes == "omp" else ragged_from_dense(self._solved(x))
         )
-
-    @override
-    def loss_terms(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        target: Float[Tensor, "batch d_out"],
-        state: TrainState,
-    ) -> dict[str, Float[Tensor, ""]]:
-        """`mse`, which nothing here lowers."""
-        latents = self.encode(x)
-        self.firing: Int64[Tensor, " n_latents"] = (latents > 0).sum(0)
-        return {"mse": mse(self.decode(latents), target)}
 
     @override
     def fold_(self, input_scale: float) -> None:

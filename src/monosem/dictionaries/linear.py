@@ -8,21 +8,19 @@ along themselves: the baseline of Cunningham et al. 2023 (arXiv:2309.08600, sect
 makes others.
 """
 
-import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from monosem.core.errors import ConfigError, ShapeMismatchError
-from monosem.dictionaries.base import Dictionary, DictionaryConfig, TrainState
+from monosem.dictionaries.base import DictionaryConfig
 from monosem.dictionaries.config import at_least
 from monosem.dictionaries.geometry import directions
 from monosem.dictionaries.latents import RaggedLatents, SparseLatents, ragged_from_dense
-from monosem.dictionaries.losses import mse
+from monosem.dictionaries.untrained import Untrained
 from monosem.kernels.dense import product
 from monosem.kernels.select import largest_positive
 
@@ -51,11 +49,8 @@ class LinearConfig(DictionaryConfig):
             )
 
 
-class Linear(Dictionary[LinearConfig], name="linear", config=LinearConfig):
+class Linear(Untrained[LinearConfig], name="linear", config=LinearConfig):
     """Directions that somebody gives."""
-
-    trainable: ClassVar[bool] = False
-    loss_scale: ClassVar[str] = "mean over entries"
 
     def __init__(self, config: LinearConfig) -> None:
         super().__init__(config)
@@ -117,25 +112,6 @@ class Linear(Dictionary[LinearConfig], name="linear", config=LinearConfig):
         """The kept latents alone."""
         pre = self._positive(x)
         return self._top(pre) if self.config.k else ragged_from_dense(pre)
-
-    @override
-    def loss_terms(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        target: Float[Tensor, "batch d_out"],
-        state: TrainState,
-    ) -> dict[str, Float[Tensor, ""]]:
-        """`mse`, which nothing here lowers."""
-        latents = self.encode(x)
-        self.firing: Int64[Tensor, " n_latents"] = (latents > 0).sum(0)
-        return {"mse": mse(self.decode(latents), target)}
-
-    def at(self, k: int) -> "Linear":
-        """The same directions, `k` of them kept a vector; 0 keeps all that are positive."""
-        other = Linear(dataclasses.replace(self.config, k=k))
-        other.load_state_dict(self.state_dict())
-        other.conventions, other.origin = self.conventions, self.origin
-        return other.to(self.W_dec.device, self.W_dec.dtype)
 
     def _positive(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch n_latents"]:
         self.check_width(x)
