@@ -31,7 +31,8 @@ from monosem.metrics.baselines import check_baselines, fit_baselines
 from monosem.metrics.firing import Firing, count_firing
 from monosem.metrics.first_use import check_first_use
 from monosem.metrics.heldout import HeldOut, held_out
-from monosem.metrics.loss_recovered import Measure, delta_ce, share
+from monosem.metrics.loss_recovered import delta_ce, share
+from monosem.metrics.measure import Measure
 from monosem.metrics.stream import (
     AnyDictionary,
     Place,

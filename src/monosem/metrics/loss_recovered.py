@@ -13,21 +13,13 @@ In JSON a void measure is `null`, and the sibling field `void` says why:
 `{"loss_recovered_mean": null, "void": {"loss_recovered_mean": "gap 0.01 nats < 0.05 nats"}}`.
 """
 
-from dataclasses import dataclass
-
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.metrics.measure import Measure
+
 MINIMUM_GAP = 0.05
 """Nats a token under which a share of the gap says nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A number, or `None` and the reason why there is none."""
-
-    value: float | None
-    void: str = ""
 
 
 def delta_ce(spliced: Float[Tensor, " tokens"], original: Float[Tensor, " tokens"]) -> float:
@@ -49,8 +41,8 @@ def share(delta: float, gap: float) -> Measure:
 
     >>> share(0.02, 0.4).value
     0.95
-    >>> share(0.02, 0.01)
-    Measure(value=None, void='gap 0.01 nats < 0.05 nats')
+    >>> share(0.02, 0.01).void
+    'gap 0.01 nats < 0.05 nats'
     """
     # A splice or ablation that breaks the model may lose infinitely much; `not >=` catches nan too.
     if not gap >= MINIMUM_GAP:

@@ -1,0 +1,140 @@
+"""Measure: a number with its interval and what chance gives, or the reason why there is none.
+
+    interval   95 %, by the percentile bootstrap of what was drawn independently (contexts, latents,
+               test examples), seeded; or Wilson's, of a share of independent cases
+    null       the same measure where it can only be chance: labels shuffled, tokens paired anew, random
+               directions; of as many candidates, where it is the largest of several
+
+A measure whose precondition fails has no value and says `not applicable: …`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from monosem.core.config import Json
+
+LEVEL = 95.0
+"""Per cent that an interval covers."""
+N_DRAWS = 500
+Z = 1.959964
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number, or `None` and the reason why there is none."""
+
+    value: float | None
+    low: float | None = None
+    """Ends of the interval around `value`, where it has one."""
+    high: float | None = None
+    null: float | None = None
+    """The same by chance."""
+    n: int = 0
+    """What it is measured on: tokens, latents, examples."""
+    void: str = ""
+
+    @property
+    def applicable(self) -> bool:
+        """Whether there is a number."""
+        return self.value is not None
+
+    @property
+    def beyond_null(self) -> bool:
+        """Whether all of the interval lies above what chance gives."""
+        return self.low is not None and self.null is not None and self.low > self.null
+
+    def json(self) -> Json:
+        """What is known of it, and nothing else."""
+        kept = {k: v for k, v in asdict(self).items() if v not in (None, "", 0) or k == "value"}
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in kept.items()}
+
+    def __str__(self) -> str:
+        """`0.72 [0.70, 0.74] (chance 0.31)`, or why there is none."""
+        if self.value is None:
+            return self.void
+        around = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
+        chance = "" if self.null is None else f" (chance {self.null:.3g})"
+        return f"{self.value:.3g}{around}{chance}"
+
+
+def not_applicable(reason: str, n: int = 0) -> Measure:
+    """Return what a measure answers where its precondition fails.
+
+    >>> print(not_applicable("the probe has F1 0.61 < 0.9"))
+    not applicable: the probe has F1 0.61 < 0.9
+    """
+    return Measure(value=None, n=n, void=f"not applicable: {reason}")
+
+
+def bootstrap(
+    statistic: Callable[[Int64[np.ndarray, " drawn"]], float],
+    n: int,
+    *,
+    seed: int = 0,
+    n_draws: int = N_DRAWS,
+    null: float | None = None,
+) -> Measure:
+    """Return `statistic` of the units 0 to n - 1, with the interval of drawing `n` of them anew.
+
+    `statistic` is given indices. Units are what is independent: contexts rather than tokens. Draws on
+    which it is not finite (no case of a class) are left out.
+    """
+    if n < 1:
+        return not_applicable("nothing to measure it on")
+    value = statistic(np.arange(n))
+    random = np.random.default_rng(seed)
+    draws = np.array([statistic(random.integers(0, n, n)) for _ in range(n_draws)])
+    draws = draws[np.isfinite(draws)]
+    if not len(draws) or not math.isfinite(value):
+        return not_applicable(f"not finite ({value})", n)
+    low, high = np.percentile(draws, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return Measure(value=float(value), low=float(low), high=float(high), null=null, n=n)
+
+
+def mean(
+    values: Float[np.ndarray, " n"],
+    *,
+    weights: Float[np.ndarray, " n"] | None = None,
+    seed: int = 0,
+    null: float | None = None,
+) -> Measure:
+    """Return the mean of independent values, or the ratio Σ values / Σ weights of independent pairs.
+
+    >>> found = mean(np.array([1.0, 2.0, 3.0, 4.0]))
+    >>> found.value, found.low < 2.5 < found.high
+    (2.5, True)
+    """
+    below = np.ones(len(values)) if weights is None else weights
+
+    def ratio(drawn: np.ndarray) -> float:
+        total = float(below[drawn].sum())
+        return float(values[drawn].sum()) / total if total else math.nan
+
+    return bootstrap(ratio, len(values), seed=seed, null=null)
+
+
+def median(values: Float[np.ndarray, " n"], *, seed: int = 0, null: float | None = None) -> Measure:
+    """Return the median of independent values; those that are not numbers are left out."""
+    known = values[np.isfinite(values)]
+    return bootstrap(lambda drawn: float(np.median(known[drawn])), len(known), seed=seed, null=null)
+
+
+def share(n_true: int, n: int, *, null: float | None = None) -> Measure:
+    """Return `n_true` / `n` with Wilson's interval.
+
+    >>> found = share(360, 400)
+    >>> found.value, round(found.low, 3), round(found.high, 3)
+    (0.9, 0.867, 0.926)
+    """
+    if n < 1:
+        return not_applicable("no case")
+    p = n_true / n
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return Measure(
+        value=p, low=max(0.0, centre - half), high=min(1.0, centre + half), null=null, n=n
+    )

@@ -1,0 +1,54 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from monosem.metrics.measure import Measure, bootstrap, mean, median, not_applicable, share
+
+
+def test_a_share_has_wilsons_interval():
+    found = share(7, 40)
+    theirs = stats.binomtest(7, 40).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error():
+    values = np.random.default_rng(0).gamma(2.0, 1.0, 400) + 5.0
+    found = mean(values)
+    error = 1.96 * values.std() / math.sqrt(400)
+    assert found.value == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(2 * error, rel=0.15)
+    assert mean(values) == found != mean(values, seed=1)
+
+
+def test_a_ratio_is_of_sums_and_its_interval_draws_pairs():
+    random = np.random.default_rng(1)
+    below = random.integers(1, 20, 300).astype(float)
+    values = 0.3 * below  # each pair has the same ratio, so drawing them anew changes nothing
+    found = mean(values, weights=below)
+    assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.3, 0.3))
+
+
+def test_a_median_leaves_out_what_is_no_number():
+    assert median(np.array([1.0, math.nan, 2.0, 9.0])).value == 2.0
+
+
+def test_what_cannot_be_had_says_why():
+    assert mean(np.zeros(0)).void == "not applicable: nothing to measure it on"
+    assert mean(np.array([math.nan])).void == "not applicable: not finite (nan)"
+    assert not share(0, 0).applicable
+    assert not_applicable("why", 3).json() == {"value": None, "n": 3, "void": "not applicable: why"}
+
+
+def test_a_measure_says_its_interval_and_its_chance():
+    found = Measure(value=0.72, low=0.7, high=0.74, null=0.31, n=10)
+    assert str(found) == "0.72 [0.7, 0.74] (chance 0.31)"
+    assert found.beyond_null
+    assert not Measure(value=0.72, low=0.3, high=0.74, null=0.31).beyond_null
+    assert found.json() == {"value": 0.72, "low": 0.7, "high": 0.74, "null": 0.31, "n": 10}
+
+
+def test_draws_without_a_number_are_left_out():
+    found = bootstrap(lambda i: math.nan if (i == 0).all() else float(i.mean()), 2)
+    assert found.value == 0.5 and found.low == 0.5 and found.high == 1.0
