@@ -1,0 +1,116 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.core.errors import ShapeMismatchError
+from monosem.metrics.geometry import (
+    dimensionality,
+    effective_dimension,
+    geometry,
+    largest_cosine,
+    random_directions,
+)
+from monosem.metrics.matching import assignment, matching, shuffled_entries
+
+
+def rows(n, d, seed=0):
+    """Rows of any length about a mean that is not zero."""
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * 3 + 0.7
+
+
+def by_numpy(a, b):
+    a, b = a.double().numpy(), b.double().numpy()
+    return (a / np.linalg.norm(a, axis=1)[:, None]) @ (b / np.linalg.norm(b, axis=1)[:, None]).T
+
+
+def test_cosines_are_those_of_numpy_over_several_blocks():
+    W_dec, W_enc = rows(1500, 12), rows(1500, 12, 1).t()
+    cosines = by_numpy(W_dec, W_dec)
+    np.fill_diagonal(cosines, -1)
+    found = geometry(W_enc, W_dec)
+    np.testing.assert_allclose(found.largest, cosines.max(1), atol=1e-6)
+    np.testing.assert_allclose(
+        found.encoder_decoder, np.diagonal(by_numpy(W_enc.t(), W_dec)), atol=1e-6
+    )
+    assert found.encoder_decoder_cosine.value == pytest.approx(
+        np.median(found.encoder_decoder), abs=1e-6
+    )
+
+
+def test_a_latent_that_is_there_twice_is_seen_and_random_ones_lie_at_chance():
+    W_dec = random_directions(300, 32, 5)
+    found = geometry(W_dec.t(), W_dec)
+    assert found.largest_cosine.value == pytest.approx(found.largest_cosine.null, abs=0.03)
+    twice = geometry(W_dec.t().repeat(1, 2), W_dec.repeat(2, 1))
+    assert (
+        twice.largest_cosine.value == pytest.approx(1, abs=1e-5)
+        and twice.largest_cosine.beyond_null
+    )
+    assert twice.encoder_decoder_cosine.value == pytest.approx(1, abs=1e-6)
+
+
+def test_dimensions_are_counted_by_eigenvalues():
+    x = rows(40, 6) * torch.tensor([3.0, 1.0, 1.0, 0.5, 0.1, 0.0])
+    values = np.linalg.eigvalsh(x.double().numpy().T @ x.double().numpy())
+    assert effective_dimension(x) == pytest.approx(values.sum() ** 2 / (values**2).sum())
+    assert effective_dimension(x[:4]) <= 4
+    pentagon = torch.tensor([[np.cos(a), np.sin(a)] for a in np.arange(5) * 2 * np.pi / 5])
+    torch.testing.assert_close(dimensionality(pentagon), torch.full((5,), 0.4, dtype=torch.float64))
+    alone = torch.tensor([[2.0, 0, 0], [0, 1.0, 0], [0, -3.0, 0], [0, 0, 0]])
+    torch.testing.assert_close(dimensionality(alone)[[0, 3]], torch.tensor([1.0, 0.0]))
+
+
+def test_a_transcoder_has_no_cosine_of_encoder_and_decoder():
+    found = geometry(rows(8, 20).t(), rows(8, 6))
+    assert found.encoder_decoder_cosine.void == "not applicable: it reads width 20 and writes 6"
+    assert bool(torch.isnan(found.encoder_decoder).all())
+
+
+def test_a_permuted_dictionary_is_found_again_whole():
+    a = rows(50, 16)
+    order = torch.randperm(50)
+    found = matching(a, 2.5 * a[order])
+    assert found.mmcs.value == pytest.approx(1, abs=1e-5) and found.mmcs.beyond_null
+    assert (found.hungarian.value, found.above.value) == pytest.approx((1, 1), abs=1e-5)
+    assert torch.equal(order[found.nearest], torch.arange(50))
+
+
+def test_one_way_and_one_to_one_are_different_things():
+    a, b = rows(7, 5), rows(4, 5, 1)
+    cosines = by_numpy(a, b)
+    found = matching(a, b)
+    assert found.mmcs.value == pytest.approx(cosines.max(1).mean(), abs=1e-6)
+    assert matching(b, a).mmcs.value == pytest.approx(cosines.max(0).mean(), abs=1e-6)
+    best = max(
+        sum(cosines[row, column] for column, row in enumerate(chosen))
+        for chosen in itertools.permutations(range(7), 4)
+    )
+    assert found.hungarian.value == pytest.approx(best / 4, abs=1e-6)
+    repeated = matching(a[:1].repeat(4, 1), torch.cat([a[:1], b]))  # all four want the same one
+    assert repeated.mmcs.value == pytest.approx(1, abs=1e-6)
+    assert repeated.hungarian.value < 0.9
+
+
+def test_unrelated_dictionaries_lie_at_chance():
+    found = matching(random_directions(400, 24, 1), random_directions(400, 24, 2))
+    for measure in (found.mmcs, found.hungarian):
+        assert measure.value == pytest.approx(measure.null, abs=0.01) and measure.null > 0.4
+    assert found.above.value == found.above.null == 0
+    b = rows(30, 8)
+    assert sorted(shuffled_entries(b, 0).flatten().tolist()) == sorted(b.flatten().tolist())
+
+
+def test_what_has_no_cosine_is_refused_and_what_is_too_large_left_out(monkeypatch):
+    with pytest.raises(ShapeMismatchError, match=r"widths 5 and 6.*universality.similarity"):
+        matching(rows(3, 5), rows(3, 6))
+    monkeypatch.setattr("monosem.metrics.matching.MOST_ASSIGNED", 2)
+    found = matching(rows(3, 5), rows(3, 5, 1))
+    assert (
+        found.hungarian.void
+        == "not applicable: the smaller has 3 latents, and 2 are assigned at most"
+    )
+    assert found.mmcs.applicable
+    assert len(assignment(rows(3, 5), rows(9, 5, 1))) == 3
+    assert float(largest_cosine(rows(1, 4))) == -1
