@@ -4,9 +4,11 @@ import os
 import signal
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from monosem.activations import storing
+from monosem.activations.capture import CaptureSource
 from monosem.activations.store import ActivationStore
 from monosem.activations.storing import CaptureConfig, capture_store
 from monosem.core.errors import RankLostError
@@ -80,3 +82,34 @@ def test_a_capture_whose_rank_was_killed_goes_on_in_one_process(
     assert_same(alone, capture_store(CONFIG, model, store, tmp_path / "a"))
     assert written[0] == 2, "shards 0 and 1 were whole"
     assert load_file(tmp_path / "a" / "shards/00000.safetensors")
+
+
+def test_what_one_rank_cannot_capture_is_said_by_all(on_ranks, model, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "ROLL_CALL_SECONDS", 0.5)
+    captures = model.captures
+
+    def fails(passes, sites):
+        if os.environ["RANK"] == "1":
+            raise torch.OutOfMemoryError("no room for 3 GiB")
+        return captures(passes, sites)
+
+    def store_it(world):
+        capture_store(CONFIG, model, store, tmp_path / "a", world=world)
+
+    def serve_it(world):
+        next(iter(CaptureSource(model, store, CONFIG.sites, batch_size=512, world=world)))
+
+    def work(rank):
+        model.captures = fails
+        said = []
+        with joined() as world:
+            for do in (serve_it, store_it):
+                with pytest.raises((RankLostError, torch.OutOfMemoryError)) as stopped:
+                    do(world)
+                said.append(str(stopped.value))
+        return said
+
+    for one, other in zip(*on_ranks(2, work), strict=True):
+        assert "Rank 1 of 2 has stopped, so rank 0 stops too" in one
+        assert "no room for 3 GiB" in one
+        assert other == "no room for 3 GiB"

@@ -1,5 +1,6 @@
 """Ranks: what they tell each other, on two processes over gloo."""
 
+import datetime
 import os
 import signal
 import time
@@ -74,16 +75,53 @@ def test_gradients_of_totals_and_means_are_those_of_one_process(on_ranks):
     assert all(on_ranks(2, work))
 
 
-def test_an_error_of_the_first_rank_stops_all(on_ranks):
-    def refuses():
-        raise ConfigError("no")
+@pytest.mark.parametrize("error", [ConfigError("no"), RuntimeError("out of memory")])
+def test_an_error_of_one_rank_stops_all_and_its_words_are_said(error, on_ranks, monkeypatch):
+    monkeypatch.setattr(distributed, "ROLL_CALL_SECONDS", 0.5)
 
     def work(rank):
-        with joined() as world, pytest.raises(RankLostError if rank else ConfigError):
-            world.by_first(refuses)
+        def refuses():
+            if rank == 1:
+                raise error
+            return rank
+
+        with pytest.raises((RankLostError, type(error))) as stopped, joined() as world:
+            world.all_do(refuses)
+        assert isinstance(stopped.value, RankLostError) is (rank != 1)
+        return str(stopped.value)
+
+    first, second, third = on_ranks(3, work)
+    assert second == str(error)
+    assert first.startswith("Rank 1 of 3 has stopped, so rank 0 stops too: ")
+    assert str(error) in first and str(error) in third
+
+
+def test_what_one_rank_does_by_itself_may_outlast_the_patience_of_the_others(on_ranks, monkeypatch):
+    monkeypatch.setattr(distributed, "PATIENCE", datetime.timedelta(seconds=2))
+    monkeypatch.setattr(distributed, "SIGN_SECONDS", 0.1)
+
+    def work(rank):
+        with joined() as world:
+            assert world.by_first(lambda: time.sleep(3.5) or "written") == "written"
         return True
 
     assert all(on_ranks(2, work))
+
+
+def test_a_rank_that_is_killed_while_others_wait_for_its_work_is_named(on_ranks, monkeypatch):
+    monkeypatch.setattr(distributed, "ROLL_CALL_SECONDS", 0.5)
+
+    def work(rank):
+        def ends():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with pytest.raises(RankLostError) as lost, joined() as world:
+            world.by_first(ends)
+        return str(lost.value)
+
+    nothing, said = on_ranks(2, work)
+    assert nothing is None
+    assert "Rank 0 of 2 has ended" in said
 
 
 def test_an_error_that_all_ranks_have_is_said_once(on_ranks):

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from monosem.activations.blocks import Block, BlockSource, HeldRows
@@ -178,13 +179,11 @@ class CaptureSource(BlockSource):
 
     def _capture(self, contexts: Int64[np.ndarray, " n"], mask: Bool[np.ndarray, "n pos"]) -> Batch:
         """Return the activations of the tokens that `mask` keeps, context after context."""
-        sides = [self._reads] if self.same else [self._reads, self._writes]
-        sites = list(dict.fromkeys(site for side in sides for site in side))
         which, position = mask.nonzero()
         rows = torch.from_numpy(contexts[which] * self._store.context + position)
         kept = [
-            torch.empty(len(rows), width, dtype=torch.float32, device=self.device)
-            for width in (self.d_in, self.d_out)[: len(sides)]
+            torch.empty(len(rows), sum(side.values()), dtype=torch.float32, device=self.device)
+            for side in self._sides
         ]
         starts = range(0, len(contexts), self._per_pass)
         chosen = [slice(start, start + self._per_pass) for start in starts]
@@ -192,20 +191,37 @@ class CaptureSource(BlockSource):
         ends = np.cumsum([0, *(int(mask[some].sum()) for some in chosen)]).tolist()
         shares = self._world.shares(len(chosen))
         mine = shares[self._world.rank]
-        passes = (torch.from_numpy(self._store.tokens(contexts[some])) for some in chosen[mine])
-        done = ends[mine.start]
-        for some, captured in zip(chosen[mine], self._model.captures(passes, sites), strict=True):
+        own = [held[ends[mine.start] :] for held in kept]
+        self._world.all_do(lambda: self._pass(contexts, mask, chosen[mine], own))
+        for source, share in enumerate(shares):
+            for held in kept:
+                self._world.copy_(held[ends[share.start] : ends[share.stop]], source)
+        return Batch(kept[0], kept[-1], rows)
+
+    def _pass(
+        self,
+        contexts: Int64[np.ndarray, " n"],
+        mask: Bool[np.ndarray, "n pos"],
+        chosen: list[slice],
+        kept: list[Tensor],
+    ) -> None:
+        """Put what the chosen contexts have where they are read, and written, into `kept`."""
+        sites = list(dict.fromkeys(site for side in self._sides for site in side))
+        passes = (torch.from_numpy(self._store.tokens(contexts[some])) for some in chosen)
+        done = 0
+        for some, captured in zip(chosen, self._model.captures(passes, sites), strict=True):
             here = torch.from_numpy(mask[some].ravel().nonzero()[0])
-            for held, side in zip(kept, sides, strict=True):
+            for held, side in zip(kept, self._sides, strict=True):
                 parts = held[done : done + len(here)].split(list(side.values()), 1)
                 for part, site in zip(parts, side, strict=True):
                     x = captured[site].flatten(2).flatten(0, 1)
                     part[:] = x[here.to(x.device)]
             done += len(here)
-        for source, share in enumerate(shares):
-            for held in kept:
-                self._world.copy_(held[ends[share.start] : ends[share.stop]], source)
-        return Batch(kept[0], kept[-1], rows)
+
+    @property
+    def _sides(self) -> list[dict[str, int]]:
+        """What is read, and what is written where that is something else."""
+        return [self._reads] if self.same else [self._reads, self._writes]
 
     @property
     def _per_pass(self) -> int:

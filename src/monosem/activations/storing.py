@@ -199,9 +199,14 @@ class _Work:
         """Write the shards from `first` on, one a rank, and return their lines; `left` rows are wanted."""
         number, started = first + self.world.rank, time.monotonic()
         rows, n_left_out = None, 0
-        if number < self.source.n_blocks:
-            rows, n_left_out = self._captured.pop(number, None) or self.source.whole(number)
-        counts = self.world.heard(0 if rows is None else len(rows))
+
+        def read() -> int:
+            nonlocal rows, n_left_out
+            if number < self.source.n_blocks:
+                rows, n_left_out = self._captured.pop(number, None) or self.source.whole(number)
+            return 0 if rows is None else len(rows)
+
+        counts = self.world.all_do(read)
         if rows is not None and left is not None:
             left -= sum(counts[: self.world.rank])
             rows = _first(rows, left) if left > 0 else None

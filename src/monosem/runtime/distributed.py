@@ -7,7 +7,8 @@ order: a world is told nothing it does not wait for. In `ALONE`, a world of one,
 what it was given, and costs a comparison. On a CPU ranks talk by gloo, CUDA devices by NCCL.
 
 A rank that ends, whatever ends it, cuts its connections, and the others stop with `RankLostError` at
-their next word to each other. One that hangs is given up after `PATIENCE`.
+their next word to each other. One that hangs is given up after `PATIENCE`; one that works by itself, as when
+it writes what all have made, is waited for as long as it is there.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -31,6 +33,8 @@ from monosem.core.errors import ConfigError, MonosemError, RankLostError
 
 PATIENCE = datetime.timedelta(minutes=10)
 """How long ranks wait for one that says nothing; whose process has ended is noticed at once."""
+SIGN_SECONDS = 1.0
+"""How often a rank that does something by itself says that it is still at it: such work has no limit."""
 ROLL_CALL_SECONDS = 3.0
 """How long a rank that lost another one waits for who else is left, to say which one it was."""
 
@@ -117,39 +121,27 @@ class World:
 
     def by_first(self, work: Callable[[], Any]) -> Any:
         """Return what `work` answers on rank 0, which alone does it; its error stops all ranks."""
-        if self.size == 1:
-            return work()
-        told: Json = {}
-        failed: MonosemError | None = None
-        if self.rank == 0:
-            try:
-                told = {"answer": work()}
-            except MonosemError as error:
-                failed = error
-        answers = self.heard(told)[0]
-        if failed is not None:
-            raise failed
-        if "answer" not in answers:
-            raise RankLostError(
-                "Rank 0 has stopped; its message says why. Mend that, and start again."
-            )
-        return answers["answer"]
+        return self.all_do(work if self.rank == 0 else lambda: None)[0]
 
     def all_do(self, work: Callable[[], Any]) -> list[Any]:
-        """Return what `work` answers on each rank; an error of one stops all, after all have tried."""
+        """Return what `work` answers on each rank; an error of one stops all, after all have tried.
+
+        It may take as long as it likes, and must say nothing to other ranks by this world.
+        """
+        if self.size == 1:
+            return [work()]
         told: Json = {}
-        failed: MonosemError | None = None
+        patience = _Patience(self)
         try:
             told = {"answer": work()}
-        except MonosemError as error:
-            failed = error
-        answers = self.heard(told)
-        if failed is not None:
-            raise failed
+        finally:
+            patience.end()
+            answers = self.heard(told or {"error": _words(sys.exception())})
         for rank, answer in enumerate(answers):
-            if "answer" not in answer:
+            if "error" in answer:
                 raise RankLostError(
-                    f"Rank {rank} has stopped; its message says why. Mend that, and start again."
+                    f"Rank {rank} of {self.size} has stopped, so rank {self.rank} stops too: "
+                    f"{answer['error']}"
                 )
         return [answer["answer"] for answer in answers]
 
@@ -198,6 +190,30 @@ class World:
             "Run the same command again: it goes on from the last checkpoint, on as many ranks as you "
             f"like. ({str(error).splitlines()[0][:200]})"
         )
+
+
+class _Patience:
+    """A thread that tells other ranks, while this one works, that it does; and hears when all are done."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._done = world, threading.Event()
+        self._lost: RankLostError | None = None
+        self._thread = threading.Thread(target=self._tell, name="ranks at work", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Wait until all ranks are done; `RankLostError` where one has ended."""
+        self._done.set()
+        self._thread.join()
+        if self._lost is not None:
+            raise self._lost
+
+    def _tell(self) -> None:
+        try:
+            while self._world.any_of(not self._done.wait(SIGN_SECONDS))[0]:
+                pass
+        except RankLostError as error:
+            self._lost = error
 
 
 class _Common(torch.autograd.Function):
@@ -292,6 +308,11 @@ def _roll_call(rank: int, size: int) -> list[int]:
     except RuntimeError:  # it is gone, and with it the rank that kept it
         return [0]
     return gone
+
+
+def _words(error: BaseException | None) -> str:
+    """Return what other ranks are told of an error."""
+    return str(error) if isinstance(error, MonosemError) else repr(error)
 
 
 def _said_by_first(rank: int, message: str) -> bool:
