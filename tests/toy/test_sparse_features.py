@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from monosem.core.errors import ConfigError
-from monosem.toy.sparse_features import SparseFeatures, SparseFeaturesConfig, recovery
+from monosem.toy.sparse_features import Magnitude, SparseFeatures, SparseFeaturesConfig, recovery
 
 WORLD = SparseFeatures(SparseFeaturesConfig(d=16, n_features=64, l0=4.0, noise=0.0))
 
@@ -52,7 +52,13 @@ def test_recovery_is_the_largest_cosine_whatever_the_length() -> None:
 
 
 def test_worlds_that_cannot_be_are_refused() -> None:
-    for wrong in ({"d": 0}, {"l0": 40.0, "n_features": 64}, {"correlation": 1.0}, {"weakest": 0.0}):
+    for wrong in (
+        {"d": 0},
+        {"l0": 40.0, "n_features": 64},
+        {"correlation": 1.0},
+        {"decay": 0.0},
+        {"hierarchy": 0.95},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             SparseFeaturesConfig(**wrong)  # pyright: ignore[reportArgumentType]
 
@@ -61,3 +67,30 @@ def test_the_truth_is_not_what_the_same_seed_gives_anybody_else() -> None:
     others = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     assert float(recovery(WORLD.directions, others).mean()) < 0.8
     assert not torch.equal(WORLD.activations(8, seed=0), WORLD.activations(8, seed=1))
+
+
+def test_children_are_on_only_with_their_parents_and_as_often_as_they_should() -> None:
+    config = SparseFeaturesConfig(n_features=64, l0=6.0, hierarchy=0.5, correlation=0.0)
+    world = SparseFeatures(config)
+    on = world.sample(60_000, seed=5)[1] > 0
+    assert (world.parents[:32] == torch.arange(32)).all() and int(world.parents[32:].max()) < 32
+    assert not bool((on[:, 32:] & ~on[:, world.parents[32:]]).any())
+    assert torch.allclose(on.double().mean(0), world.frequencies.double(), atol=0.008)
+
+
+def test_magnitudes_follow_their_law() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = Magnitude(law="lognormal", spread=0.5).draw(20_000, 3, generator).log()
+    assert float(drawn.mean()) == pytest.approx(0, abs=0.01)
+    assert float(drawn.std()) == pytest.approx(0.5, rel=0.01)
+    drawn = Magnitude(law="exponential", weakest=0.5).draw(20_000, 3, generator)
+    assert float(drawn.min()) >= 0.5 and float(drawn.mean()) == pytest.approx(1.5, rel=0.01)
+    assert float((drawn > 1.5).double().mean()) == pytest.approx(1 / 2.718281828, abs=0.01)
+
+
+def test_frequencies_decay_as_sharkeys_do() -> None:
+    world = SparseFeatures(SparseFeaturesConfig(n_features=512, l0=5.0, power=0.0, decay=0.99))
+    assert torch.allclose(
+        world.frequencies[1:] / world.frequencies[:-1], torch.full((511,), 0.99), atol=1e-5
+    )
+    assert float(world.frequencies.sum()) == pytest.approx(5.0, rel=1e-5)

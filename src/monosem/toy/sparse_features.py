@@ -1,20 +1,23 @@
 """Sparse features: activations that are sums of known directions, more of them than there are dimensions.
 
     x         = magnitudes @ directions + noise
-    frequency = of feature i, ∝ (i + 1) ** -power, scaled so that `l0` of them are on in the mean
+    frequency = of feature i, ∝ (i + 1) ** -power * decay ** i, scaled so that `l0` are on in the mean
     on        = g > quantile(1 - frequency),  g = sqrt(correlation) * g_group + sqrt(1 - correlation) * g_own
-    magnitude = uniform between `weakest` and 1 where the feature is on, 0 elsewhere
+    magnitude = drawn from `magnitude` where the feature is on, 0 elsewhere
 
 Directions are random unit vectors. Groups take every `n_groups`-th feature, so that each has frequent
-and rare ones; features of a group fire together more often than chance, by a Gaussian copula.
-After Sharkey et al. 2022, "Taking features out of superposition with sparse autoencoders".
+and rare ones; features of a group fire together more often than chance, by a Gaussian copula. The
+rarest `hierarchy` of all features are children: each is on only where its parent is, one of the others.
+After Sharkey et al. 2022, "Taking features out of superposition with sparse autoencoders": theirs is
+d=256, n_features=512, l0=5, power=0, decay=0.99, magnitudes uniform from 0.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.core.errors import ConfigError
@@ -23,10 +26,47 @@ HIGHEST = 0.5
 """No feature is on more often than this."""
 BLOCK = 8192
 """Rows whose magnitudes exist at once."""
-WORLD, SAMPLE = 1, 2
-"""Tell the random numbers of directions, of samples, and of everybody else apart."""
+WORLD, SAMPLE, PARENTS = 1, 2, 3
+"""Tell the random numbers of directions, of samples, of parents, and of everybody else apart."""
 STRIDE = 0x9E3779B9
 """Between the seeds of tags; torch reads the lower 32 bits of a seed alone."""
+
+
+Law = Literal["uniform", "exponential", "lognormal"]
+LAWS: tuple[Law, ...] = ("uniform", "exponential", "lognormal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnitude:
+    """How strong a feature is where it is on."""
+
+    law: Law = "uniform"
+    """uniform (up to 1), exponential (mean 1 above the weakest) or lognormal (median 1)."""
+    weakest: float = 0.25
+    """Smallest magnitude of the uniform and of the exponential law."""
+    spread: float = 1.0
+    """Standard deviation of the logarithm, of the lognormal law."""
+
+    def __post_init__(self) -> None:
+        """Refuse laws that do not exist."""
+        if self.law not in LAWS:
+            raise ConfigError(f"`law` is one of {', '.join(LAWS)}, got {self.law!r}.")
+        highest = 1.0 if self.law == "uniform" else float("inf")
+        if not 0 <= self.weakest <= highest:
+            raise ConfigError(f"`weakest` must be from 0 to {highest}, got {self.weakest}.")
+        if self.spread < 0:
+            raise ConfigError(f"`spread` cannot be negative, got {self.spread}.")
+
+    def draw(
+        self, n: int, n_features: int, generator: torch.Generator
+    ) -> Float[Tensor, "n n_features"]:
+        """Return magnitudes, as if all features were on."""
+        if self.law == "lognormal":
+            return (self.spread * torch.randn(n, n_features, generator=generator)).exp()
+        drawn = torch.rand(n, n_features, generator=generator)
+        if self.law == "exponential":
+            return self.weakest - torch.log1p(-drawn)
+        return self.weakest + (1 - self.weakest) * drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +81,16 @@ class SparseFeaturesConfig:
     """Features that are on in one activation, in the mean."""
     power: float = 0.5
     """Exponent of the power law of frequencies; 0 makes all alike."""
+    decay: float = 1.0
+    """Each feature is so many times as frequent as the one before, beside the power law."""
     n_groups: int = 32
     """Groups within which firing is correlated."""
     correlation: float = 0.3
     """Correlation of the Gaussians that decide firing, within a group."""
-    weakest: float = 0.25
-    """Smallest magnitude of a feature that is on; the largest is 1."""
+    hierarchy: float = 0.0
+    """Share of the features, the rarest, that are on only where their parent is."""
+    magnitude: Magnitude = Magnitude()
+    """How strong a feature is where it is on."""
     noise: float = 0.0
     """Standard deviation of what is added to every coordinate."""
     seed: int = 0
@@ -64,8 +108,12 @@ class SparseFeaturesConfig:
             )
         if not 0 <= self.correlation < 1:
             raise ConfigError(f"`correlation` must be in [0, 1), got {self.correlation}.")
-        if not 0 < self.weakest <= 1:
-            raise ConfigError(f"`weakest` must be in (0, 1], got {self.weakest}.")
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"`decay` must be in (0, 1], got {self.decay}.")
+        if not 0 <= self.hierarchy <= 0.9:
+            raise ConfigError(
+                f"`hierarchy` is the share of children, from 0 to 0.9, got {self.hierarchy}."
+            )
         if self.power < 0 or self.noise < 0:
             raise ConfigError(
                 f"`power` and `noise` cannot be negative, got {self.power} and {self.noise}."
@@ -83,6 +131,8 @@ class SparseFeatures:
         """The truth: one unit vector a feature, the most frequent first."""
         self.frequencies: Float[Tensor, " n_features"] = _frequencies(config)
         """How often each feature is on."""
+        self.parents: Int[Tensor, " n_features"] = _parents(config)
+        """The parent of each feature; its own number where it has none."""
 
     def sample(
         self, n: int, seed: int
@@ -101,8 +151,7 @@ class SparseFeatures:
         config = self.config
         for start in range(0, n, BLOCK):
             on = self._on(min(BLOCK, n - start), generator)
-            strength = torch.rand(on.shape, generator=generator)
-            magnitudes = on * (config.weakest + (1 - config.weakest) * strength)
+            magnitudes = on * config.magnitude.draw(len(on), config.n_features, generator)
             x = magnitudes @ self.directions
             yield x + config.noise * torch.randn(x.shape, generator=generator), magnitudes
 
@@ -112,7 +161,12 @@ class SparseFeatures:
         shared = torch.randn(n, config.n_groups, generator=generator)
         group = torch.arange(config.n_features) % config.n_groups
         g = config.correlation**0.5 * shared[:, group] + (1 - config.correlation) ** 0.5 * own
-        return g > torch.special.ndtri(1 - self.frequencies)
+        is_child = self.parents != torch.arange(config.n_features)
+        # Where the parent is on a child is on by itself, so often that its own frequency comes out.
+        chance = self.frequencies / self.frequencies[self.parents]
+        g = torch.where(is_child, own, g)
+        on = g > torch.special.ndtri(1 - torch.where(is_child, chance, self.frequencies))
+        return on & on[:, self.parents]
 
 
 def _generator(tag: int, seed: int) -> torch.Generator:
@@ -120,9 +174,19 @@ def _generator(tag: int, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed + tag * STRIDE) % 2**32)
 
 
+def _parents(config: SparseFeaturesConfig) -> Int[Tensor, " n_features"]:
+    """Each of the rarest features under one of the others, which is at least as frequent."""
+    n_children = round(config.hierarchy * config.n_features)
+    n_parents = config.n_features - n_children
+    generator = _generator(PARENTS, config.seed)
+    drawn = torch.randint(n_parents, (n_children,), generator=generator)
+    return torch.cat([torch.arange(n_parents), drawn])
+
+
 def _frequencies(config: SparseFeaturesConfig) -> Float[Tensor, " n_features"]:
-    """A power law with sum `l0` of which nothing exceeds `HIGHEST`."""
-    law = torch.arange(1, config.n_features + 1, dtype=torch.float64) ** -config.power
+    """The law, with sum `l0`, of which nothing exceeds `HIGHEST`."""
+    rank = torch.arange(1, config.n_features + 1, dtype=torch.float64)
+    law = rank**-config.power * config.decay ** (rank - 1)
     low, high = 0.0, config.n_features / float(law[-1])
     for _ in range(64):
         middle = (low + high) / 2
