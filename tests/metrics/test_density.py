@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monosem.metrics.density import count, density, histogram, ultralow_below
+from monosem.metrics.density import bimodality, count, density, histogram, ultralow_below
 
 
 def test_dead_and_ultralow_are_disjoint_and_counted_by_hand():
@@ -39,3 +39,36 @@ def test_a_density_of_one_in_a_hundred_lies_at_minus_two():
     bin = counts.index(1)
     assert edges[bin] == pytest.approx(-2)
     assert edges[bin + 1] == pytest.approx(-1.75)
+
+
+def planted(n, *, low, seed=0):
+    """Firings among 10^7 tokens of latents around 1e-3 and, a share of `low`, around 1e-6."""
+    random = np.random.default_rng(seed)
+    rare = random.random(n) < low
+    return (10 ** random.normal(np.where(rare, -6.0, -3.0), 0.3) * 1e7).round().astype(np.int64)
+
+
+def test_two_planted_modes_are_found_where_they_are():
+    n_fired = planted(2000, low=0.25)
+    found = bimodality(n_fired, 10**7)
+    assert found.two
+    assert found.means == pytest.approx((-6, -3), abs=0.06)
+    assert found.deviations == pytest.approx((0.3, 0.3), abs=0.05)
+    assert found.shares == pytest.approx((0.25, 0.75), abs=0.03)
+    assert found.separation.value == pytest.approx(2**0.5 * 3 / (0.18**0.5), rel=0.1)
+    log = np.log10(n_fired[n_fired > 0] / 1e7)
+    pdf = sum(
+        s * np.exp(-(((log - m) / d) ** 2) / 2) / (d * np.sqrt(2 * np.pi))
+        for m, d, s in zip(found.means, found.deviations, found.shares, strict=True)
+    )
+    alone = -((log - log.mean()) ** 2) / (2 * log.var()) - np.log(2 * np.pi * log.var()) / 2
+    by_hand = 2 * (np.log(pdf).sum() - alone.sum()) - 3 * np.log(len(log))
+    assert found.gain == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_one_mode_is_one_and_few_latents_say_nothing():
+    found = bimodality(planted(2000, low=0.0), 10**7)
+    assert not found.two and found.gain < 10
+    few = bimodality(np.ones(99, np.int64), 100)
+    assert few.separation.void == "not applicable: 99 latents live, of at least 100"
+    assert not few.two

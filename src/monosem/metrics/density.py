@@ -8,17 +8,31 @@
 Bricken et al. 2023, "Towards Monosemanticity", call latents under 1e-6 ultralow, over 100 million
 tokens; in a shorter window fewer than ten firings measure nothing, hence the second term. A latent
 fires where its value is not zero.
+
+Their histogram of log10 densities has two modes, an ultralow one that means nothing and a higher one that
+does. `bimodality` asks whether there are two here: a mixture of two Gaussians beside one.
+
+    separation = √2 |μ₁ − μ₂| / √(σ₁² + σ₂²)     above 2: two modes that stand apart (Ashman et al. 1994)
+    gain       = BIC of one − BIC of two         above 10: the data ask for two
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64
+from sklearn.mixture import GaussianMixture
+
+from monosem.metrics.measure import Measure, not_applicable
 
 FREQUENT_ABOVE = 0.01
 """Density above which a latent counts as frequent; many of them mean a penalty too weak."""
 DECADES = 8
 BINS_A_DECADE = 4
+FEWEST_LATENTS = 100
+"""Living latents below which a mixture is not fitted."""
+APART, GAIN, SMALLEST_SHARE = 2.0, 10.0, 0.01
+"""Separation, gain and share of the smaller mode from which there are two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +45,25 @@ class DensityCounts:
     n_ultralow: int
     n_frequent: int
     ultralow_below: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bimodality:
+    """Two Gaussians fitted to log10 densities, the lower one first."""
+
+    means: tuple[float, float]
+    deviations: tuple[float, float]
+    shares: tuple[float, float]
+    separation: Measure
+    """Its chance is what the same fit finds in one Gaussian of the same mean and deviation."""
+    gain: float
+    """By how much the BIC of two is better than that of one."""
+
+    @property
+    def two(self) -> bool:
+        """Whether there are two modes."""
+        enough = min(self.shares) >= SMALLEST_SHARE and self.gain > GAIN
+        return enough and (self.separation.value or 0.0) > APART
 
 
 def ultralow_below(n_tokens: int) -> float:
@@ -74,3 +107,56 @@ def histogram(
     alive = np.log10(density(n_fired[n_fired > 0], n_tokens)).clip(-DECADES, 0)
     counts, _ = np.histogram(alive, bins=edges)
     return edges.tolist(), counts.tolist()
+
+
+def bimodality(
+    n_fired: Int64[np.ndarray, " n_latents"], n_tokens: int, *, seed: int = 0
+) -> Bimodality:
+    """Return the two modes of the living latents' log10 densities."""
+    alive = np.log10(density(n_fired[n_fired > 0], n_tokens))
+    nothing = (math.nan, math.nan)
+    if len(alive) < FEWEST_LATENTS:
+        void = not_applicable(
+            f"{len(alive)} latents live, of at least {FEWEST_LATENTS}", len(alive)
+        )
+        return Bimodality(
+            means=nothing, deviations=nothing, shares=nothing, separation=void, gain=math.nan
+        )
+    means, deviations, shares, gain = _two(alive, seed)
+    one = np.random.default_rng(seed).normal(alive.mean(), max(alive.std(), 1e-9), len(alive))
+    return Bimodality(
+        means=means,
+        deviations=deviations,
+        shares=shares,
+        separation=Measure(
+            value=_separation(means, deviations),
+            null=_separation(*_two(one, seed)[:2]),
+            n=len(alive),
+        ),
+        gain=gain,
+    )
+
+
+Pair = tuple[float, float]
+
+
+def _two(x: Float[np.ndarray, " n"], seed: int) -> tuple[Pair, Pair, Pair, float]:
+    """Return means, deviations and shares of two Gaussians, and how much better than one they are."""
+    column = x[:, None]
+    two = GaussianMixture(2, n_init=3, random_state=seed).fit(column)
+    one = GaussianMixture(1, random_state=seed).fit(column)
+    centres = np.asarray(two.means_)[:, 0]
+    order = np.argsort(centres)
+
+    def pair(values: np.ndarray) -> Pair:
+        low, high = values[order].tolist()
+        return low, high
+
+    deviations = np.sqrt(np.asarray(two.covariances_)[:, 0, 0])
+    gain = float(one.bic(column) - two.bic(column))
+    return pair(centres), pair(deviations), pair(np.asarray(two.weights_)), gain
+
+
+def _separation(means: Pair, deviations: Pair) -> float:
+    spread = math.hypot(*deviations)
+    return math.sqrt(2) * abs(means[1] - means[0]) / spread if spread else math.nan
