@@ -69,10 +69,10 @@ def test_ranks_may_only_start_what_they_can_share(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert cli.main(["features", "somewhere"]) == 2
+    assert cli.main(["evaluate", "somewhere"]) == 2
     said = capsys.readouterr().err
     assert "2 ranks were started" in said
-    assert "only `capture` and `train` share" in said
+    assert "only `capture`, `train`, `features` share" in said
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     assert "usage: monosem train" in capsys.readouterr().out

@@ -29,7 +29,7 @@ VERBS = {
 }
 """The verbs and what each does; `monosem VERB --help` lists its options."""
 
-SHARED = ("capture", "train")
+SHARED = ("capture", "train", "features")
 """Verbs whose work ranks share; any other would be done once by each, into one folder."""
 
 MISUSED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     if verb not in SHARED and os.environ.get("WORLD_SIZE", "1") != "1":
         return _say(
             f"monosem {verb}: {os.environ['WORLD_SIZE']} ranks were started (`WORLD_SIZE`), and only "
-            f"{' and '.join(f'`{v}`' for v in SHARED)} share their work. Run it without `torchrun`.",
+            f"{', '.join(f'`{v}`' for v in SHARED)} share their work. Run it without `torchrun`.",
             MISUSED,
         )
     return _run(verb, given[1:])

@@ -17,6 +17,7 @@ from monosem.features.build import FeaturesConfig, build_features
 from monosem.features.database import KIND, FeatureDatabase
 from monosem.models.language_model import LanguageModel
 from monosem.rendering import table
+from monosem.runtime.distributed import World, device_of, joined
 from monosem.text.tokens import TokenStore
 
 
@@ -46,11 +47,15 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    """Build or reuse the database that `arguments` describe, and print its counts."""
-    given = tyro.cli(Arguments, prog="monosem features", args=arguments)
-    artifact.check_target(given.out, KIND)
-    database = _build(given)
-    print(json.dumps(counts(database), indent=2) if given.json else shown(database))
+    """Build or reuse the database that `arguments` describe, and print its counts.
+
+    Ranks that `torchrun` started share out the text; the first one prints.
+    """
+    with joined() as world:
+        given = tyro.cli(Arguments, prog="monosem features", args=arguments)
+        artifact.check_target(given.out, KIND)
+        database = _build(given, world)
+        print(json.dumps(counts(database), indent=2) if given.json else shown(database))
     return 0
 
 
@@ -85,8 +90,8 @@ def shown(database: FeatureDatabase) -> str:
     return f"{table.text([heading, ''], rows)}\n\nNext: monosem explore {database.path}"
 
 
-def _build(given: Arguments) -> FeatureDatabase:
-    dictionary, model, store = _inputs(given)
+def _build(given: Arguments, world: World) -> FeatureDatabase:
+    dictionary, model, store = _inputs(given, device_of(world, given.device))
     return build_features(
         dictionary,
         model,
@@ -95,16 +100,17 @@ def _build(given: Arguments) -> FeatureDatabase:
         given.features,
         site=given.neurons or given.site or None,
         fresh=given.fresh,
+        world=world,
     )
 
 
-def _inputs(given: Arguments) -> tuple[Dictionary[Any], LanguageModel, TokenStore]:
+def _inputs(given: Arguments, device: str) -> tuple[Dictionary[Any], LanguageModel, TokenStore]:
     if bool(given.folder) == bool(given.neurons):
         raise ConfigError(
             "Pass either the folder of a dictionary or `--neurons SITE`, one of the two."
         )
     if given.folder is None:
-        return _neuron_inputs(given)
+        return _neuron_inputs(given, device)
     dictionaries = open_dictionaries(given.folder)
     if len(dictionaries) > 1:
         folders = ", ".join(f"`{given.folder / name}`" for name in dictionaries)
@@ -113,13 +119,15 @@ def _inputs(given: Arguments) -> tuple[Dictionary[Any], LanguageModel, TokenStor
             f"Pass one of {folders}."
         )
     store = open_store(given.tokens, dictionaries, given.folder)
-    model = open_model(given.model, dictionaries, given.device)
+    model = open_model(given.model, dictionaries, device)
     return next(iter(dictionaries.values())), model, store
 
 
-def _neuron_inputs(given: Arguments) -> tuple[Dictionary[Any], LanguageModel, TokenStore]:
+def _neuron_inputs(
+    given: Arguments, device: str
+) -> tuple[Dictionary[Any], LanguageModel, TokenStore]:
     if not given.model or given.tokens is None:
         raise ConfigError("`--neurons` needs `--model` and `--tokens`: neurons record neither.")
     store = TokenStore.open(given.tokens)
-    model = LanguageModel.load(given.model, device=given.device)
+    model = LanguageModel.load(given.model, device=device)
     return Neurons.of_width(model.width(given.neurons)), model, store

@@ -10,6 +10,7 @@
 Only ordinary tokens count: BOS, first positions and special tokens are neither encoded nor counted.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import sys
@@ -37,6 +38,7 @@ from monosem.metrics.first_use import check_first_use
 from monosem.metrics.stream import Place
 from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
+from monosem.runtime.distributed import ALONE, World
 from monosem.text.tokens import Split, TokenStore
 
 ENTRIES_AT_ONCE = 2**22
@@ -96,8 +98,11 @@ def build_features(
     *,
     site: str | None = None,
     fresh: bool = False,
+    world: World = ALONE,
 ) -> FeatureDatabase:
     """Return the feature database at `out`, built unless it is there already.
+
+    Ranks of `world` call this alike, and share out the pass over the text; the database is the same.
 
     `site` is needed only for a dictionary that does not record its own. A finished database of the
     same inputs is opened as it is, one of others is refused (`ConfigError`); `fresh` replaces both.
@@ -108,11 +113,8 @@ def build_features(
     record.check_widths(dictionary, place)
     recorded = record.recorded(dictionary, place, config)
     artifact.check_target(out, KIND)
-    if not fresh and (out / artifact.CONFIG_NAME).is_file():
-        found = artifact.read(out, KIND)
-        record.check_same(found, recorded)
-        sys.stderr.write(f"`{out}` is already there; used again.\n")
-        return FeatureDatabase(found, store)
+    if world.by_first(lambda: not fresh and _found(out, recorded)):
+        return FeatureDatabase.open(out, tokens=store.path)
     whole = Place(model, store, place.site, stream.target_of({dictionary.architecture: dictionary}))
     own = {dictionary.architecture: dictionary}
     fitted, seen = fit(own, model, whole.reads, whole.writes)
@@ -120,18 +122,35 @@ def build_features(
     check_first_use(fitted, whole)
     summary: Json = {}
     inputs = {name: recorded[name]["hash"] for name in ("dictionary", "model", "tokens")}
-    with artifact.writing(
-        out, kind=KIND, config=recorded, inputs=inputs, seed=config.seed, summary=summary
-    ) as folder:
-        summary.update(_fill(folder, fitted[dictionary.architecture], place, config))
+    with contextlib.ExitStack() as stack:
+        made = artifact.writing(
+            out, kind=KIND, config=recorded, inputs=inputs, seed=config.seed, summary=summary
+        )
+        folder = Path(world.by_first(lambda: str(stack.enter_context(made))))
+        summary.update(_fill(folder, fitted[dictionary.architecture], place, config, world))
+        world.by_first(stack.close)
     return FeatureDatabase.open(out, tokens=store.path)
 
 
-def _fill(folder: Path, dictionary: Dictionary[Any], place: Place, config: FeaturesConfig) -> Json:
+def _found(out: Path, recorded: Json) -> bool:
+    """Whether the database is there already; `ConfigError` where it is another one."""
+    if not (out / artifact.CONFIG_NAME).is_file():
+        return False
+    record.check_same(artifact.read(out, KIND, hashes=False), recorded)
+    sys.stderr.write(f"`{out}` is already there; used again.\n")
+    return True
+
+
+def _fill(
+    folder: Path, dictionary: Dictionary[Any], place: Place, config: FeaturesConfig, world: World
+) -> Json:
     """Write every file of the database into `folder`; return its summary."""
     started = time.perf_counter()
     device = place.model.device
-    policy = matmul.choose(device) if config.matmul == "auto" else matmul.check(config.matmul)
+    asked = config.matmul
+    policy = matmul.check(
+        world.by_first(lambda: matmul.choose(device)) if asked == "auto" else asked
+    )
     contexts = stream.visit(place.store, config.split, config.seed)
     contexts = np.sort(stream.enough(contexts, place.store, config.n_tokens))
     own = stream.on_device(dictionary, device)
@@ -143,21 +162,29 @@ def _fill(folder: Path, dictionary: Dictionary[Any], place: Place, config: Featu
             folder,
             batch_tokens=config.batch_tokens,
             correlate=config.n_neurons > 0,
+            world=world,
         )
     if streamed.n_tokens == 0:
         raise ConfigError(
             f"None of the {contexts.size * place.store.context:,} tokens looked at is ordinary. "
             "Make the token store from more text."
         )
-    evidence = _evidence(streamed, own, place, config)
-    writing.write(
-        folder, evidence, vocabulary.texts(place.store.tokenizer, writing.named_tokens(evidence))
-    )
-    shutil.rmtree(folder / SCRATCH)
-    seconds = time.perf_counter() - started
-    return record.summary(
-        folder, streamed, evidence.statistics, place.store, matmul=policy, seconds=seconds
-    )
+
+    def write() -> Json:
+        evidence = _evidence(streamed, own, place, config)
+        named = writing.named_tokens(evidence)
+        writing.write(folder, evidence, vocabulary.texts(place.store.tokenizer, named))
+        shutil.rmtree(folder / SCRATCH)
+        return record.summary(
+            folder,
+            streamed,
+            evidence.statistics,
+            place.store,
+            matmul=policy,
+            seconds=time.perf_counter() - started,
+        )
+
+    return world.by_first(write)
 
 
 def _evidence(

@@ -16,6 +16,7 @@ from torch import Tensor
 from monosem.features.directions import BLOCK, largest
 from monosem.features.tables import Ranked, Statistics
 from monosem.kernels import dispatch
+from monosem.runtime.distributed import World
 
 DENSE_FROM = 0.1
 """Share of entries from which a dense product of a block is the quicker one."""
@@ -25,7 +26,7 @@ class Correlation:
     """Running sums over blocks of tokens."""
 
     def __init__(self, n_latents: int) -> None:
-        """Start empty; the first block decides width and device."""
+        """Start empty; the first block decides shift, width and device."""
         self._n_latents = n_latents
         self._n_tokens = 0
         self._shift: Tensor | None = None
@@ -39,7 +40,11 @@ class Correlation:
     ) -> None:
         """Add a block: its neurons, and its entries by latent with the row of `neurons` of each."""
         neurons = neurons.float()
-        centred = neurons - self._centre(neurons)
+        shift = self._shift
+        if shift is None:
+            n = len(neurons)
+            shift = self._begin(neurons.mean(0) if n else neurons.new_zeros(neurons.shape[1]))
+        centred = neurons - shift
         self._n_tokens += len(centred)
         self._sums += centred.sum(0)
         self._squares += centred.square().sum(0)
@@ -75,14 +80,24 @@ class Correlation:
         scale = deviation[:, None] * neuron_deviation
         return torch.where(scale > 0, covariance / scale, torch.nan)
 
-    def _centre(self, neurons: Float[Tensor, "tokens d_mlp"]) -> Float[Tensor, " d_mlp"]:
-        """Return what neurons are shifted by; the first block decides it."""
-        if self._shift is None:
-            self._shift = neurons.mean(0)
-            zeros = torch.zeros(neurons.shape[1], dtype=torch.float64, device=neurons.device)
-            self._sums, self._squares = zeros, zeros.clone()
-            self._products = zeros.new_zeros(self._n_latents, neurons.shape[1])
-        return self._shift
+    def agree(self, world: World, d_mlp: int, device: torch.device) -> None:
+        """Shift neurons as rank 0 does, which has seen the first block."""
+        shift = self._shift if world.rank == 0 else None
+        agreed = world.copy_(torch.empty(d_mlp, device=device) if shift is None else shift)
+        if world.rank:
+            self._begin(agreed)
+
+    def sum_(self, world: World) -> None:
+        """Make the sums those of the blocks of all ranks."""
+        self._n_tokens = int(world.sum_(torch.tensor(self._n_tokens)))
+        world.sum_all_([self._sums, self._squares, self._products])
+
+    def _begin(self, shift: Float[Tensor, " d_mlp"]) -> Float[Tensor, " d_mlp"]:
+        self._shift = shift
+        zeros = torch.zeros(len(shift), dtype=torch.float64, device=shift.device)
+        self._sums, self._squares = zeros, zeros.clone()
+        self._products = zeros.new_zeros(self._n_latents, len(shift))
+        return shift
 
     def _product(
         self,

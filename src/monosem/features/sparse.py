@@ -9,6 +9,7 @@ A place is a token among those looked at; a row (context · tokens a context + p
 in the token store. A token that is not ordinary has its place and no entries.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from monosem.core.errors import ArtifactCorruptError, ConfigError
 FOLDER = "activations"
 VALUE = np.dtype("<f2")
 OFFSET = np.dtype("<i8")
+OFFSETS_AT_ONCE = 2**20
 SMALLEST, LARGEST = float(np.finfo(np.float16).smallest_subnormal), float(np.finfo(np.float16).max)
 
 LatentIds = UInt16[np.ndarray, " entries"] | Int32[np.ndarray, " entries"]
@@ -62,6 +64,15 @@ class SparseWriter:
         self._write("latents", block.latents)
         self._write("values", block.values)
         self.n_entries += len(block.values)
+
+    def extend(self, folder: Path) -> None:
+        """Append what another writer left in `folder`, whose places follow."""
+        offsets = mapped(folder / "offsets.bin", OFFSET)
+        for start in range(1, len(offsets), OFFSETS_AT_ONCE):
+            self._write("offsets", self.n_entries + offsets[start : start + OFFSETS_AT_ONCE])
+        for name in ("latents", "values"):
+            append_file(self._files[name], folder / f"{name}.bin")
+        self.n_entries += int(offsets[-1])
 
     def close(self, contexts: Int64[np.ndarray, " n_contexts"]) -> None:
         """Write which contexts the places belong to, and close the files."""
@@ -145,6 +156,12 @@ class SparseActivations:
             hits
         ]
         return found
+
+
+def append_file(file: BinaryIO, path: Path) -> None:
+    """Append the bytes of the file at `path` to `file`."""
+    with path.open("rb") as source:
+        shutil.copyfileobj(source, file, 2**20)
 
 
 def mapped(path: Path, dtype: np.dtype[Any]) -> np.ndarray:

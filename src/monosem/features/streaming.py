@@ -5,6 +5,7 @@ Each block of contexts is captured and encoded once. Its entries go to disk by t
 the correlations.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from monosem.core.errors import ConfigError
-from monosem.core.progress import progress
+from monosem.core.progress import Bar, progress
 from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.latents import RaggedLatents
 from monosem.features.correlation import Correlation
@@ -24,8 +25,9 @@ from monosem.features.transposition import Transposition, stable_order
 from monosem.metrics import stream
 from monosem.metrics.stream import Place
 from monosem.models.site import Site
+from monosem.runtime.distributed import ALONE, World
 
-SCRATCH = "scratch"
+SCRATCH, RANKS = "scratch", "ranks"
 NEURONS = "mlp.hook_post"
 
 
@@ -49,30 +51,96 @@ def run(
     *,
     batch_tokens: int,
     correlate: bool,
+    world: World = ALONE,
 ) -> Streamed:
-    """Stream `contexts` through model and dictionary, and write their activations into `folder`."""
-    neurons_site = neurons_of(place) if correlate else ""
+    """Stream `contexts` through model and dictionary, and write their activations into `folder`.
+
+    Ranks of `world` have an even share of the blocks each; what the others leave in scratch folders of
+    their own, the first one puts together. All return the same counts and correlations.
+    """
+    own = folder / RANKS / str(world.rank) if world.rank else folder
     step = Pass(
         dictionary=dictionary,
         place=place,
-        neurons_site=neurons_site,
-        transposition=Transposition(folder / SCRATCH, dictionary.n_latents),
+        neurons_site=neurons_of(place) if correlate else "",
+        transposition=Transposition(own / SCRATCH, dictionary.n_latents),
         correlation=Correlation(dictionary.n_latents),
     )
-    n_tokens = n_places = 0
     with (
-        SparseWriter(folder / FOLDER) as writer,
+        SparseWriter(own / FOLDER) as writer,
         step.transposition,
         progress("features", len(contexts)) as bar,
         torch.no_grad(),
     ):
-        for block in stream.blocks(place.store, contexts, batch_tokens):
-            writer.append(step.take(block, n_places))
-            n_tokens += int(block.ordinary.sum())
-            n_places += block.ordinary.numel()
-            bar.advance(len(block.tokens))
-        writer.close(contexts)
+        n_tokens = _stream(step, writer, contexts, batch_tokens, world, bar)
+        if world.rank:
+            writer.close(contexts)
+            step.transposition.close()
+        if world.size > 1:
+            n_tokens = _put_together(step, writer, n_tokens, folder, world)
+        if world.rank == 0:
+            writer.close(contexts)
     return Streamed(n_tokens, writer.n_entries, contexts, step.transposition, step.correlation)
+
+
+def _stream(
+    step: "Pass",
+    writer: SparseWriter,
+    contexts: Int64[np.ndarray, " n_contexts"],
+    batch_tokens: int,
+    world: World,
+    bar: Bar,
+) -> int:
+    """Take this rank's blocks, all ranks one each at a time; return how many of their tokens are ordinary.
+
+    The first rank has the first block besides its share: the neurons of that one decide by what all are
+    shifted.
+    """
+    per_block = max(1, batch_tokens // step.place.store.context)
+    shares = world.shares(max(0, -(-len(contexts) // per_block) - 1))
+    own = shares[world.rank]
+    first, last = ((1 + n) * per_block for n in (own.start, own.stop))
+    n_tokens, n_places = 0, first * step.place.store.context
+
+    def take(block: stream.Block | None) -> int:
+        nonlocal n_tokens, n_places
+        if block is None:
+            return 0
+        writer.append(step.take(block, n_places))
+        n_tokens += int(block.ordinary.sum())
+        n_places += block.ordinary.numel()
+        return len(block.tokens)
+
+    if world.rank == 0:
+        first, n_places = 0, 0
+    blocks = stream.blocks(step.place.store, contexts[first:last], batch_tokens)
+    bar.advance(world.by_first(lambda: take(next(blocks, None))))
+    if world.size > 1 and step.neurons_site:
+        model = step.place.model
+        step.correlation.agree(world, model.width(step.neurons_site), model.device)
+    for _ in range(max(share.stop - share.start for share in shares)):
+        bar.advance(sum(world.all_do(lambda: take(next(blocks, None)))))
+    return n_tokens
+
+
+def _put_together(
+    step: "Pass", writer: SparseWriter, n_tokens: int, folder: Path, world: World
+) -> int:
+    """Append what other ranks have written to the first one's files; return the tokens of all."""
+    if step.neurons_site:
+        step.correlation.sum_(world)
+
+    def join() -> None:
+        for rank in range(1, world.size):
+            theirs = folder / RANKS / str(rank)
+            writer.extend(theirs / FOLDER)
+            step.transposition.extend(theirs / SCRATCH)
+            shutil.rmtree(theirs)
+        (folder / RANKS).rmdir()
+
+    told = world.heard(n_tokens)
+    world.by_first(join)
+    return sum(told)
 
 
 def neurons_of(place: Place) -> str:

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float16, Int64, Integer
 
-from monosem.features.sparse import VALUE, mapped
+from monosem.features.sparse import VALUE, append_file, mapped
 
 COUNT = np.dtype("<u4")
 PLACE = np.dtype("<u4")
+START = np.dtype("<i8")
 DIGIT = 16
 
 
@@ -71,10 +72,8 @@ class Transposition:
         """Make `folder` and open its files; whoever made it removes it."""
         folder.mkdir(parents=True)
         self._folder, self._n_latents = folder, n_latents
-        names = ("counts", "places", "values")
+        names = ("starts", "counts", "places", "values")
         self._files = {name: (folder / f"{name}.bin").open("wb") for name in names}
-        self._starts: list[int] = []
-        self._n_entries = 0
         self.n_fired: Int64[np.ndarray, " n_latents"] = np.zeros(n_latents, np.int64)
 
     def append(
@@ -85,15 +84,21 @@ class Transposition:
         values: Float16[np.ndarray, " entries"],
     ) -> None:
         """Append a block already sorted by latent; `places` count from place `start` on."""
-        self._starts.append(start)
-        self._n_entries += len(places)
         self.n_fired += counts
         for name, array, dtype in (
+            ("starts", np.array([start]), START),
             ("counts", counts, COUNT),
             ("places", places, PLACE),
             ("values", values, VALUE),
         ):
             self._files[name].write(array.astype(dtype, copy=False).data)
+
+    def extend(self, folder: Path) -> None:
+        """Append what another transposition left in `folder`, whose places follow."""
+        for counts in mapped(folder / "counts.bin", COUNT).reshape(-1, self._n_latents):
+            self.n_fired += counts
+        for name, file in self._files.items():
+            append_file(file, folder / f"{name}.bin")
 
     def __enter__(self) -> "Transposition":
         return self
@@ -113,8 +118,7 @@ class Transposition:
 
     def ranges(self, n_entries: int) -> Iterator[LatentMajor]:
         """Yield all latents in ranges of about `n_entries` (one latent's entries stay together)."""
-        files = [self._mapped("counts", COUNT), self._mapped("places", PLACE)]
-        counts = files[0].reshape(len(self._starts), self._n_latents)
+        counts = self._mapped("counts", COUNT).reshape(-1, self._n_latents)
         # where each block begins in the files
         sums = [int(row.sum(dtype=np.int64)) for row in counts]
         begins = np.cumsum([0, *sums], dtype=np.int64)[:-1]
@@ -139,7 +143,7 @@ class Transposition:
         return transposed(
             first,
             runs,
-            np.array(self._starts, np.int64),
+            self._mapped("starts", START),
             _gather(self._mapped("places", PLACE), slices),
             _gather(self._mapped("values", VALUE), slices),
         )
