@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+from monosem.core.errors import ShapeMismatchError
+from monosem.metrics.sample import Sample, Text, as_matrix, draw, vertical
+from monosem.metrics.specificity import best_unit, correlations, curves, specificity
+from monosem.metrics.stream import Place
+
+CONTEXTS, LENGTH = 60, 30
+
+
+def planted(seed=0):
+    """A unit that fires on most tokens of a rule, strongly, and on others, weakly."""
+    random = np.random.default_rng(seed)
+    rule = random.random(CONTEXTS * LENGTH) < 0.1
+    fires = np.where(rule, random.random(len(rule)) < 0.8, random.random(len(rule)) < 0.05)
+    strength = np.where(rule, random.uniform(2, 5, len(rule)), random.uniform(0.1, 2.5, len(rule)))
+    context_of = np.repeat(np.arange(CONTEXTS), LENGTH)
+    return fires * strength, np.where(rule, 3.0, -9.0), context_of
+
+
+def test_every_number_is_that_of_plain_numpy():
+    a, proxy, context_of = planted()
+    found = specificity(a, proxy, context_of)
+    true = proxy > 0
+    assert found.specificity.value == pytest.approx((true & (a > 0)).sum() / (a > 0).sum())
+    assert found.expected.value == pytest.approx(a[true].sum() / a.sum())
+    assert found.sensitivity.value == pytest.approx((a[true] > 0).mean())
+    assert found.correlation.value == pytest.approx(np.corrcoef(a, np.maximum(proxy, 0))[0, 1])
+    assert found.specificity.null == pytest.approx(true.mean())
+    assert found.sensitivity.null == pytest.approx((a > 0).mean())
+    assert all(m.low < m.value < m.high for m in found.measures().values())
+    assert found.sensitivity.low < 0.8 < found.sensitivity.high
+    assert found.specificity.beyond_null
+
+
+def test_levels_hold_every_firing_once_and_rise_where_the_unit_is_specific():
+    a, proxy, _ = planted()
+    found = curves(a, proxy > 0, 10)
+    counts, edges = np.histogram(a[a > 0], np.linspace(0, a.max(), 11))
+    np.testing.assert_array_equal(found.n_tokens, counts)
+    np.testing.assert_allclose(found.edges, edges)
+    assert found.n_true.sum() == ((proxy > 0) & (a > 0)).sum()
+    np.testing.assert_allclose(found.activation, np.histogram(a[a > 0], edges, weights=a[a > 0])[0])
+    assert found.specificity[0] < 0.1 and found.specificity[-1] == 1
+    sensitivity = found.sensitivity(int((proxy > 0).sum()))
+    assert sensitivity[0] == pytest.approx((a[proxy > 0] > 0).mean())
+    assert (np.diff(sensitivity) <= 0).all()
+    assert found.activation_true.sum() / found.activation.sum() == pytest.approx(
+        specificity(a, proxy, np.zeros(len(a), int)).expected.value
+    )
+
+
+def test_a_rule_or_a_unit_that_is_hardly_there_says_nothing():
+    a, proxy, context_of = planted()
+    proxy[np.flatnonzero(proxy > 0)[10:]] = -1
+    found = specificity(a, proxy, context_of)
+    assert found.expected.void.startswith("not applicable: the proxy is above 0 on 10 tokens")
+
+
+def sample(latents):
+    tokens = np.ones((CONTEXTS, LENGTH), np.int64)
+    text = Text(np.arange(CONTEXTS), tokens, tokens > 0, [["a"] * LENGTH] * CONTEXTS)
+    return Sample(text, torch.zeros(len(latents), 2), csr_array(latents))
+
+
+def test_the_planted_latent_is_chosen_and_measured_on_other_contexts():
+    a, proxy, _ = planted()
+    random = np.random.default_rng(1)
+    latents = random.random((len(a), 300)) * (random.random((len(a), 300)) < 0.05)
+    latents[:, 123] = a
+    found = best_unit(sample(latents), proxy.reshape(CONTEXTS, LENGTH))
+    assert found.latent == 123
+    assert found.correlation.beyond_null and abs(found.correlation.null) < 0.1
+    assert found.correlation.value == pytest.approx(
+        np.corrcoef(a, np.maximum(proxy, 0))[0, 1], abs=0.1
+    )
+    without = np.delete(latents, 123, 1)
+    chance = best_unit(sample(without), proxy.reshape(CONTEXTS, LENGTH))
+    assert abs(chance.correlation.value) < 0.1  # chosen on one half, it is nothing on the other
+    with pytest.raises(ShapeMismatchError, match="Make it of this text"):
+        best_unit(sample(latents), proxy.reshape(LENGTH, CONTEXTS))
+
+
+def test_correlations_are_pearsons():
+    random = np.random.default_rng(2)
+    latents = random.random((500, 7)) * (random.random((500, 7)) < 0.3) + 0.2
+    latents[:, 6] = 0
+    proxy = random.random(500) + 4
+    theirs = [np.corrcoef(latents[:, i], proxy)[0, 1] for i in range(6)]
+    found = correlations(csr_array(latents), proxy)
+    np.testing.assert_allclose(found[:6], theirs, atol=1e-12)
+    assert np.isnan(found[6])
+
+
+def test_a_sample_is_what_the_dictionary_makes_of_its_text(dictionary, model, store, monkeypatch):
+    monkeypatch.setattr(
+        type(store),
+        "pieces",
+        lambda self, c, a, b: [str(t) for t in self.tokens([c])[0]],
+        raising=False,
+    )
+    place = Place(model, store, "blocks.0.mlp.hook_post")
+    found = draw(dictionary, place, n_tokens=200, batch=64)
+    text = found.text
+    seen = model.capture(torch.from_numpy(text.tokens), [place.site])[place.site]
+    x = seen[torch.from_numpy(text.ordinary)]
+    torch.testing.assert_close(found.x, x)
+    dense = dictionary.encode(x).numpy()
+    np.testing.assert_allclose(found.latents.toarray(), dense, atol=1e-5)
+    np.testing.assert_allclose(found.column(3), dense[:, 3], atol=1e-5)
+    np.testing.assert_array_equal(found.n_fired(), (dense > 0).sum(0))
+    assert 200 <= len(found) < 216 and set(text.contexts) <= set(store.contexts("heldout"))
+    np.testing.assert_array_equal(text.at(text.tokens), text.tokens[text.ordinary])
+    both = vertical([as_matrix(dictionary.encode_sparse(part).ragged()) for part in x.split(7)])
+    np.testing.assert_allclose(both.toarray(), dense, atol=1e-5)
