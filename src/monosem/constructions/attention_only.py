@@ -152,12 +152,12 @@ def family_row(model_type: str, n_sublayers: int) -> Family:
     """Return where the modules of an attention-only model are: its neurons are heads of the last sublayer."""
     last = f"mlp.sublayers.{n_sublayers - 1}"
     original = FAMILIES[model_type.removeprefix(PREFIX)]
-    return dataclasses.replace(original, pre=f"{last}.query", down=f"{last}.output")
+    return dataclasses.replace(original, pre=f"{last}.query", down=f"{last}.output", up="")
 
 
 def is_gated(model_type: str) -> bool:
     """Whether MLPs of this family multiply a gate with a linear map."""
-    return model_type in ("llama", "gemma2", "gemma3_text")
+    return bool(FAMILIES[model_type].up)
 
 
 def register() -> None:

@@ -156,7 +156,7 @@ def _gated(
     config: ConversionConfig,
 ) -> tuple[list[Heads], ConvertedBlock]:
     W_gate, b_gate = _affine(submodule(block, row.pre))
-    W_up, b_up = _affine(submodule(block, "mlp.up_proj"))
+    W_up, b_up = _affine(submodule(block, row.up))
     W_out, b_out = _affine(submodule(block, row.down))
     norm, known = submodule(block, row.ln2), function(_activation(model))
     gain = norms.gain(norm)

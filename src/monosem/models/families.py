@@ -43,6 +43,8 @@ class Family:
     """Projection whose output is `mlp.hook_pre` (the gate, in gated MLPs)."""
     down: str
     """MLP's output projection; its input is `mlp.hook_post`, the neurons."""
+    up: str = ""
+    """In gated MLPs, the projection that the activated gate is multiplied with."""
     attn_out: str = ""
     """Module whose output is added to the residual for attention, if it is not `attn`."""
     mlp_out: str = ""
@@ -74,6 +76,7 @@ _LLAMA = Family(
     mlp="mlp",
     pre="mlp.gate_proj",
     down="mlp.down_proj",
+    up="mlp.up_proj",
 )
 _GEMMA = dataclasses.replace(
     _LLAMA,
@@ -147,6 +150,6 @@ def family_of(config: PreTrainedConfig) -> Family:
             "(see `monosem.models.families`), and the self-test checks it."
         )
     if row.mlp and getattr(config, "intermediate_size", None) == 0:
-        row = dataclasses.replace(row, ln2="", mlp="", pre="", down="")
+        row = dataclasses.replace(row, ln2="", mlp="", pre="", down="", up="")
     parallel = getattr(config, "use_parallel_residual", row.parallel)
     return dataclasses.replace(row, parallel=bool(parallel))

@@ -49,8 +49,9 @@ def gain(norm: nn.Module) -> Float[Tensor, " d"]:
         )
     if is_centred(norm):
         return weight
+    epsilon_shows = (1 + _epsilon(norm) / _PROBE**2) ** 0.5  # in float64
     with torch.no_grad():  # .forward, because calling the module would run the hooks on it
-        return norm.forward(torch.full_like(weight, _PROBE))
+        return norm.forward(torch.full_like(weight, _PROBE)) * epsilon_shows
 
 
 def _epsilon(norm: nn.Module) -> float:

@@ -1,0 +1,1 @@
+"""What a language model is made of inside, and what feeds what: attributions, neurons, embeddings."""

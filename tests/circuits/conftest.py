@@ -1,0 +1,106 @@
+"""Small random models of every family, in float64 with norms in float64 too."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from monosem.models.language_model import LanguageModel
+from monosem.models.transformer import MonosemConfig, MonosemForCausalLM
+
+COMMON = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+ROTARY = {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 4}
+NEOX = {**COMMON, "intermediate_size": 48, "max_position_embeddings": 64}
+GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+OURS = {**COMMON, "intermediate_size": 48, "max_position_embeddings": 64}
+
+CONFIGS = {
+    "gpt2": GPT2,
+    "gpt2-silu": {**GPT2, "activation_function": "silu", "tie_word_embeddings": False},
+    "gpt_neo": {
+        **{"vocab_size": 61, "hidden_size": 32, "num_layers": 2, "num_heads": 4},
+        **{"attention_types": [[["global", "local"], 1]], "window_size": 4},
+        "max_position_embeddings": 64,
+    },
+    "gpt_neox": NEOX,
+    "gpt_neox-serial": {**NEOX, "use_parallel_residual": False},
+    "llama": {**COMMON, **ROTARY},
+    "llama-biased": {**COMMON, **ROTARY, "attention_bias": True, "mlp_bias": True},
+    "mistral": {**COMMON, **ROTARY, "sliding_window": 4},
+    "qwen2": {**COMMON, **ROTARY},
+    "qwen3": {**COMMON, **ROTARY, "head_dim": 16},
+    "gemma2": {**COMMON, **ROTARY, **GEMMA},
+    "gemma3_text": {
+        **{**COMMON, **ROTARY, **GEMMA},
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "monosem-solu": {**OURS, "hidden_act": "solu", "mlp_norm": True},
+    "monosem-bare": {**OURS, "layer_norm": False},
+    "monosem-attention": {**OURS, "intermediate_size": 0},
+}
+
+
+class _Precise(nn.Module):
+    """An RMSNorm in the number type of its input; the families compute theirs in float32."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.weight = norm.weight
+        self.one = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0
+        self.variance_epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
+
+    def forward(self, x):
+        mean = x.pow(2).mean(-1, keepdim=True)
+        return x * torch.rsqrt(mean + self.variance_epsilon) * (self.one + self.weight)
+
+
+def build(name, **changes):
+    """A small random model in float64; every parameter is moved off its trivial start."""
+    family = name.partition("-")[0]
+    ids = {} if family.startswith(("gpt", "monosem")) else {"pad_token_id": 2}
+    settings = {**CONFIGS[name], **ids, "bos_token_id": 0, "eos_token_id": 1, **changes}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if family == "monosem":
+            model = MonosemForCausalLM(MonosemConfig(**settings))
+        else:
+            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**settings))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return LanguageModel(put_precise(model.double().requires_grad_(False)), name=name)
+
+
+def put_precise(model):
+    """Put norms of full precision in place of RMSNorms."""
+    for path, module in list(model.named_modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            above, _, last = path.rpartition(".")
+            setattr(model.get_submodule(above), last, _Precise(module))
+    return model
+
+
+@pytest.fixture(params=CONFIGS)
+def family(request):
+    """One model of every family."""
+    return build(request.param)
+
+
+@pytest.fixture
+def make():
+    """Return a small model: `make("llama")`."""
+    return build
+
+
+@pytest.fixture
+def precise():
+    """Put norms of full precision into a model: theirs compute in float32."""
+    return put_precise
+
+
+@pytest.fixture
+def tokens():
+    """One prompt."""
+    return torch.randint(3, 61, (7,), generator=torch.Generator().manual_seed(1))
