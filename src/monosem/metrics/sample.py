@@ -12,6 +12,7 @@ independent of each other.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ class Sample:
     @property
     def n_latents(self) -> int:
         """Latents of the dictionary."""
-        return int(np.shape(self.latents)[1])
+        return shape_of(self.latents)[1]
 
     def column(self, latent: int) -> Float[np.ndarray, " tokens"]:
         """Return one latent on every ordinary token."""
@@ -144,7 +145,12 @@ def vertical(parts: Sequence[csr_array]) -> csr_array:
     data = np.concatenate([part.data for part in parts])
     indices = np.concatenate([part.indices for part in parts])
     indptr = np.concatenate([np.zeros(1, np.int64), *offsets])
-    return csr_array((data, indices, indptr), shape=(len(indptr) - 1, np.shape(parts[0])[1]))
+    return csr_array((data, indices, indptr), shape=(len(indptr) - 1, shape_of(parts[0])[1]))
+
+
+def shape_of(matrix: csr_array) -> tuple[int, int]:
+    """Return rows and columns; scipy's annotations allow that there are none."""
+    return cast(tuple[int, int], matrix.shape)
 
 
 def _ordinary(place: Place, block: Block) -> Float[Tensor, "tokens d"]:

@@ -23,7 +23,7 @@ from scipy.sparse import csr_array
 
 from monosem.core.errors import ConfigError, ShapeMismatchError
 from monosem.metrics.measure import Measure, bootstrap, not_applicable
-from monosem.metrics.sample import Sample
+from monosem.metrics.sample import Sample, shape_of
 
 N_LEVELS = 20
 FEWEST = 20
@@ -164,7 +164,7 @@ def correlations(
     latents: csr_array, proxy: Float[np.ndarray, " tokens"]
 ) -> Float[np.ndarray, " n_latents"]:
     """Return the Pearson coefficient of each latent with `proxy`; NaN where one does not vary."""
-    n = np.shape(latents)[0]
+    n = shape_of(latents)[0]
     centred = proxy.astype(np.float64) - proxy.mean()
     mean = np.asarray(latents.mean(0)).ravel()
     square = np.asarray(latents.multiply(latents).mean(0)).ravel()
