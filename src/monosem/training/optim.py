@@ -1,13 +1,14 @@
 """Adam and its learning rate: linear warm-up, a plateau, a linear decay to zero.
 
-    peak(n_latents, d_in) = lr / sqrt(n_latents / 2^14) / sqrt(min(d_in, 512) / 512)
-    lr(s)                 = peak * min(1, (s + 1) / w, (n_steps - s) / d)
+    peak(n_latents, d_read) = lr / sqrt(n_latents / 2^14) / sqrt(min(d_read, 512) / 512)
+    lr(s)                   = peak * min(1, (s + 1) / w, (n_steps - s) / d)
 
-with w and d the lengths of warm-up and decay in steps, s the steps done before this one. The first
-divisor is Gao et al.'s (2024). The second: a step of Adam moves each of d_in entries by about the
-learning rate, and so turns a unit vector by lr * sqrt(d_in); the rate that is best and the one at which
-latents begin to die are both higher in narrow sites, by about that much (docs/quality.md). Wider
-ones than 512 were not measured, and are left as they are.
+with w and d the lengths of warm-up and decay in steps, s the steps done before this one, and d_read the
+width that one latent reads: of one site in a cross-layer transcoder, elsewhere of all its sites. The
+first divisor is Gao et al.'s (2024). The second: a step of Adam moves each of d_read entries by about
+the learning rate, and so turns a unit vector by lr * sqrt(d_read); the rate that is best and the one at
+which latents begin to die are both higher in narrow sites, by about that much (docs/quality.md).
+Wider ones than 512 were not measured, and are left as they are.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ class OptimConfig:
     """How dictionaries learn; the same for all of a run, learning rates apart."""
 
     lr: float = 5e-4
-    """Peak learning rate of a dictionary with 2^14 latents of a site at least 512 wide; one with n has
+    """Peak learning rate of a dictionary with 2^14 latents that read a site at least 512 wide; one with n has
     lr / sqrt(n / 2^14), and at a site d < 512 wide sqrt(512 / d) times as much. Chosen for a thousand
     steps, where 2e-4 is far from done; Gao et al. use 2e-4, for long runs."""
     warmup: float = 0.05
@@ -67,22 +68,22 @@ class OptimConfig:
         """Return what holds for the dictionary number `index` of a run."""
         return dataclasses.replace(self, lr=self.lrs[index], lrs=()) if self.lrs else self
 
-    def peak(self, n_latents: int, d_in: int) -> float:
+    def peak(self, n_latents: int, d_read: int) -> float:
         """Return the highest learning rate of a dictionary of this size.
 
         >>> [OptimConfig(lr=1e-3).peak(2**14, d) for d in (128, 512, 2048)]
         [0.002, 0.001, 0.001]
         """
-        return self.lr / (n_latents / 2**14) ** 0.5 / (min(d_in, FULL_WIDTH) / FULL_WIDTH) ** 0.5
+        return self.lr / (n_latents / 2**14) ** 0.5 / (min(d_read, FULL_WIDTH) / FULL_WIDTH) ** 0.5
 
-    def lr_at(self, step: int, n_steps: int, n_latents: int, d_in: int) -> float:
+    def lr_at(self, step: int, n_steps: int, n_latents: int, d_read: int) -> float:
         """Return the learning rate of the step that follows `step` steps.
 
         >>> config = OptimConfig(lr=2e-4, warmup=0.2, decay=0.4)
         >>> [round(config.lr_at(s, 10, 2**14, 768) * 1e4, 2) for s in range(10)]
         [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 1.0, 0.5]
         """
-        peak = self.peak(n_latents, d_in)
+        peak = self.peak(n_latents, d_read)
         rising = (step + 1) / max(1.0, self.warmup * n_steps)
         falling = (n_steps - step) / max(1.0, self.decay * n_steps)
         return peak * min(1.0, rising, falling)
