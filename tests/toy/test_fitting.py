@@ -86,3 +86,15 @@ def test_too_few_firings_are_refused() -> None:
     world = SparseFeatures(PLAIN)
     with pytest.raises(ConfigError, match="more rows"):
         measure(Firings.of(world.sample(10, 1)[1]), world.directions)
+
+
+def test_where_the_dictionary_fixes_l0_nothing_is_said_of_bursts() -> None:
+    world = SparseFeatures(PLAIN)
+    strengths = torch.rand(4000, 120, generator=torch.Generator().manual_seed(0))
+    magnitudes = torch.where(strengths >= strengths.topk(5, dim=1).values[:, -1:], strengths, 0.0)
+    real = measure(Firings.of(magnitudes), world.directions)
+    assert np.isnan(real.burstiness) and fit(real).correlation == 0.0
+    said = {a.name: a.holds for a in compare(real, measured(PLAIN))}
+    assert said["burstiness"] is None and "burstiness" not in failing(
+        compare(real, measured(PLAIN))
+    )

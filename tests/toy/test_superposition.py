@@ -77,14 +77,15 @@ def test_sparse_features_go_into_antipodal_pairs_and_dense_ones_are_left_out() -
 
 @pytest.mark.slow
 def test_correlated_pairs_lie_across_and_anticorrelated_ones_opposite() -> None:
-    n = 8
     found: dict[str, torch.Tensor] = {}
     for structure in ("correlated", "anticorrelated"):
-        features = ToyFeatures(n_features=4, density=(0.05,) * n, structure=structure)
-        W = train_toys(SuperpositionConfig(features=features, d_hidden=2, **FAST)).W
-        found[structure] = torch.cosine_similarity(W[:, 0::2], W[:, 1::2], dim=2)
-    assert float(found["correlated"].abs().median()) < 0.2
-    assert float(found["anticorrelated"].median()) < -0.9
+        features = ToyFeatures(n_features=4, density=(0.1,) * 16, structure=structure)
+        models = train_toys(SuperpositionConfig(features=features, d_hidden=2, **FAST))
+        W = models.W[int(models.loss.argmin())]
+        found[structure] = torch.cosine_similarity(W[0::2], W[1::2], dim=1)
+    assert float(found["correlated"].abs().max()) < 0.2
+    # Opposite loses nothing: of sixteen starts, the one with the least loss lies so.
+    assert float(found["anticorrelated"].max()) < -0.9
 
 
 def test_a_budget_leaves_the_largest_entries_alone() -> None:

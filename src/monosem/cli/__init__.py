@@ -25,6 +25,7 @@ VERBS = {
     "report": "write feature databases into one self-contained HTML file",
     "convert": "read a dictionary in one library's format and write it in another's",
     "attention-only": "turn a language model's neurons into attention heads",
+    "toy": "toy models of superposition, figure by figure",
     "study": "recompute the claims of a paper",
 }
 """The verbs and what each does; `monosem VERB --help` lists its options."""

@@ -5,7 +5,8 @@ world, alike. `fit` chooses the world that is nearest to what was measured; `com
 side by side, assumption by assumption:
 
     frequencies   how often features fire: the distribution of log10 frequency
-    burstiness    Var(l0) / Σ f (1 - f): 1 if features fire independently of one another
+    burstiness    Var(l0) / Σ f (1 - f): 1 if features fire independently of one another; nothing is
+                  said of it where a dictionary fixes l0, as TopK does
     hierarchy     share of features that fire (95 %) only where some more frequent one does
     magnitudes    the distribution of magnitude / its feature's median
     basis         largest |coordinate| of a direction, beside that of a random one: 1 if no basis is special
@@ -41,6 +42,8 @@ MOST_PAIRS = 2048
 """Features whose pairs are looked at, the most frequent."""
 PARENT = 0.95
 """Share of a child's firings at which its parent fires too."""
+FIXED = 0.05
+"""Burstiness under which l0 counts as fixed."""
 COMMON = 0.6
 """A parent fires in no larger share of the rows."""
 
@@ -90,7 +93,8 @@ class Assumption:
     """The measured statistic; for a distribution, its distance from the world's (Kolmogorov-Smirnov)."""
     world: float
     """The world's; for a distribution, the distance within which it passes."""
-    holds: bool
+    holds: bool | None
+    """None: not applicable."""
 
 
 def measure(
@@ -118,7 +122,7 @@ def measure(
         n_features=len(kept),
         l0=float(l0.mean()),
         frequencies=frequencies,
-        burstiness=float(l0.var()) / float((frequencies * (1 - frequencies)).sum()),
+        burstiness=_burstiness(l0, frequencies),
         hierarchy=_hierarchy(rows, features, counts[kept], firings.n_rows),
         magnitudes=_normalised(values, features.numpy(), seed),
         basis=_basis(units, seed),
@@ -142,6 +146,8 @@ def fit(statistics: Statistics, seed: int = 0) -> SparseFeaturesConfig:
         seed=seed,
     )
     low, high = 0.0, 0.95
+    if math.isnan(statistics.burstiness):
+        return replace(plain, correlation=0.0)
     # Bursts grow with correlation; eight halvings settle it to 0.004.
     for _ in range(8):
         middle = (low + high) / 2
@@ -169,7 +175,9 @@ def compare(
     found = [Assumption(name, value, distance, value <= distance) for name, value in apart.items()]
     for name in ("burstiness", "basis", "crowding"):
         one, other = getattr(real, name), getattr(world, name)
-        found.append(Assumption(name, one, other, abs(math.log(one / other)) <= math.log(factor)))
+        known = not (math.isnan(one) or math.isnan(other))
+        holds = abs(math.log(one / other)) <= math.log(factor) if known else None
+        found.append(Assumption(name, one, other, holds))
     near = abs(real.hierarchy - world.hierarchy) <= 0.1
     found.append(Assumption("hierarchy", real.hierarchy, world.hierarchy, near))
     return found
@@ -177,7 +185,13 @@ def compare(
 
 def failing(assumptions: Sequence[Assumption]) -> list[str]:
     """Return the names of those that do not hold."""
-    return [a.name for a in assumptions if not a.holds]
+    return [a.name for a in assumptions if a.holds is False]
+
+
+def _burstiness(l0: Float[Tensor, " n_rows"], frequencies: Float[np.ndarray, " n"]) -> float:
+    """The ratio; NaN where l0 hardly varies, because then the dictionary decides it and not the data."""
+    ratio = float(l0.var()) / float((frequencies * (1 - frequencies)).sum())
+    return ratio if ratio > FIXED else math.nan
 
 
 def _apart(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:

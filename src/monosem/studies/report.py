@@ -1,0 +1,172 @@
+"""What a study says: figures, each with items that stand beside the paper's own numbers.
+
+A figure is kept as one JSON file as soon as it is done, so that a study goes on where it was stopped;
+all together are one page, `report.html`, and one list, `report.json`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from markupsafe import Markup
+
+from monosem.core.artifact import write_json
+from monosem.core.errors import ConfigError
+from monosem.rendering import table
+from monosem.rendering.page import page
+from monosem.rendering.template import number
+from monosem.rendering.visible import printable
+
+REPORT, PAGE = "report.json", "report.html"
+Certainty = Literal["read in its code", "read in the paper", "from memory", "second hand", "—"]
+Value = float | int | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One number, or one word, of a figure."""
+
+    item: str
+    """What it is."""
+    here: Value
+    """What was measured here."""
+    how: str
+    """The function, and the command, that it comes from."""
+    unit: str = ""
+    paper: Value = None
+    """What the paper has; None: nothing to set beside."""
+    paper_certainty: Certainty = "—"
+    """How sure we are of that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure: drawings, a paragraph, items."""
+
+    name: str
+    title: str
+    text: str
+    """What is seen, and what this scale cannot show."""
+    drawings: tuple[str, ...] = ()
+    """SVG, escaped by those who drew it."""
+    captions: tuple[str, ...] = ()
+    """One a drawing."""
+    items: tuple[Item, ...] = ()
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """What went in: settings by name."""
+
+
+Stage = Callable[[], Figure]
+
+
+def run_stages(stages: Mapping[str, Stage], out: Path, key: str, *, fresh: bool) -> list[Figure]:
+    """Return the figures of `stages`, each made unless `out` has it from the same `key`.
+
+    `key` says what else a figure hangs on: scale, seed, model. Each is written when it is done.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
+    out.mkdir(parents=True, exist_ok=True)
+    found: list[Figure] = []
+    for name, stage in stages.items():
+        kept = out / f"{name}.figure.json"
+        figure = None if fresh else _read(kept, key)
+        if figure is None:
+            figure = stage()
+            write_json(kept, {"key": key, "figure": dataclasses.asdict(figure)})
+        found.append(figure)
+    return found
+
+
+def write(figures: Sequence[Figure], out: Path, *, title: str, lead: str) -> Path:
+    """Write `report.json` and `report.html` into `out` and return the page's path."""
+    write_json(out / REPORT, [item_json(i) for figure in figures for i in figure.items])
+    body = Markup('<h1>{}</h1><p class="lead">{}</p>').format(printable(title), printable(lead))
+    body += Markup("").join(_section(figure) for figure in figures)
+    temporary = out / f".{PAGE}"
+    temporary.write_text(str(page(title, body)), encoding="utf-8")
+    return temporary.replace(out / PAGE)
+
+
+def item_json(item: Item) -> dict[str, Value]:
+    """Return an item as `report.json` has it."""
+    return {
+        "item": item.item,
+        "paper": item.paper,
+        "paper_certainty": item.paper_certainty,
+        "here": item.here,
+        "unit": item.unit,
+        "how": item.how,
+    }
+
+
+def text(figures: Sequence[Figure]) -> str:
+    """Return the items as a table for a terminal."""
+    rows = [
+        [i.item, _shown(i.here), i.unit, _shown(i.paper), i.paper_certainty]
+        for figure in figures
+        for i in figure.items
+    ]
+    return table.text(["item", "here", "unit", "paper", "certainty"], rows)
+
+
+def _shown(value: Value) -> str:
+    if value is None or isinstance(value, str):
+        return value or "—"
+    return f"{value:,}" if isinstance(value, int) else number(value)
+
+
+def _section(figure: Figure) -> Markup:
+    drawings = Markup("").join(
+        Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(
+            printable(caption), Markup(drawing)
+        )
+        for drawing, caption in zip(figure.drawings, figure.captions, strict=True)
+    )
+    rows = [
+        [i.item, _shown(i.here), i.unit, _shown(i.paper), i.paper_certainty, i.how]
+        for i in figure.items
+    ]
+    items = (
+        table.html(["item", "here", "unit", "paper", "certainty", "how"], rows)
+        if rows
+        else Markup("")
+    )
+    settings = "; ".join(f"{name} {value}" for name, value in figure.notes.items())
+    return Markup(
+        '<section id="{}"><h2>{}</h2><p>{}</p><div class="small">{}</div>{}<p class="note">{}</p></section>'
+    ).format(
+        printable(figure.name),
+        printable(figure.title),
+        printable(figure.text),
+        drawings,
+        items,
+        printable(settings),
+    )
+
+
+def _read(path: Path, key: str) -> Figure | None:
+    """The figure kept at `path`, if it is whole and of the same `key`."""
+    if not path.is_file():
+        return None
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"`{path}` is no readable figure ({error}). Remove it, or pass `--fresh`."
+        ) from error
+    if data.get("key") != key:
+        return None
+    raw = data["figure"]
+    return Figure(
+        name=raw["name"],
+        title=raw["title"],
+        text=raw["text"],
+        drawings=tuple(raw["drawings"]),
+        captions=tuple(raw["captions"]),
+        items=tuple(Item(**item) for item in raw["items"]),
+        notes=raw["notes"],
+    )
