@@ -112,7 +112,7 @@ def test_converted_models_are_real_models(tiny, tokens, tmp_path, kind, activati
     assert plain.shape == (2, 20)
     if activation == "silu":
         assert torch.equal(model.generate(tokens, **wanted), plain)
-    attended = LanguageModel.load(tmp_path)
+    attended = LanguageModel.load(tmp_path, device="cpu")
     n_last = converted.config.attention_only["sublayers"][-1][1]
     z = attended.capture(tokens, ["blocks.1.mlp.hook_post"])["blocks.1.mlp.hook_post"]
     assert z.shape == (2, 12, n_last)

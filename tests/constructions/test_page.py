@@ -12,8 +12,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/attention-only.md"
 
 
 def test_the_lines_of_python_convert_the_embedded_model(capsys):
-    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.S | re.M)
-    exec(compile(block, PAGE.name, "exec"), {})
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.S | re.M)
+    exec(compile("".join(blocks), PAGE.name, "exec"), {})
     assert float(capsys.readouterr().out) < 1e-3
 
 

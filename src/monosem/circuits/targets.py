@@ -120,15 +120,16 @@ def feature(
     x = model.capture(tokens[None], [site])[site][0, position].flatten().to(fitted.b_enc.dtype)
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        value = fitted.encode(leaf[None])[0, index]
-        if float(value) <= 0:
+        latent = fitted.encode(leaf[None])[0, index]
+        value = float(latent.detach())
+        if value <= 0:
             raise ConfigError(
                 f"Feature {index} is not active at position {position}, so nothing makes it what it is. "
                 "Choose a position where it fires."
             )
-        (vector,) = cast(tuple[Tensor], torch.autograd.grad(value, leaf))
+        (vector,) = cast(tuple[Tensor], torch.autograd.grad(latent, leaf))
     vector = vector.to(model.model.dtype)
-    offset = float(value) - float(vector.double() @ x.double())
+    offset = value - float(vector.double() @ x.double())
     return Target(
         name=f"feature {index} of {site}",
         site=str(model.check_site(site)),

@@ -30,7 +30,7 @@ class Arguments:
     model: Annotated[str, tyro.conf.Positional]
     """A model of the package, a folder, or a name on the hub: GPT-2, GPT-NeoX, Llama or Gemma type."""
     out: Path
-    """The folder to write, an ordinary Hugging Face one; `monosem.register()` makes it loadable."""
+    """The folder to write, an ordinary Hugging Face one; every verb takes it as a model."""
     n_heads: int = 3
     """Heads for each neuron's activation function, at most; exact functions (SiLU) take one."""
     gain: float = 2.0**20

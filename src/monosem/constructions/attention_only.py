@@ -3,7 +3,8 @@
 Each class is its family's own causal language model with `NeuronSublayers` where the MLPs stood:
 attention, norms, positions, cache and `generate` are the family's. The norm before an MLP stays
 before the heads; the bias row and the two columns are added after it, so that it does not see them.
-`conversion.convert` fills the weights; `register()` makes folders load by `AutoModelForCausalLM`.
+`conversion.convert` fills the weights. `LanguageModel` and `monosem.load_model` know these classes;
+`AutoModelForCausalLM` reads their folders after `register()`.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ from monosem.constructions.sublayer import NeuronSublayers
 from monosem.core.errors import ConfigError, UnsupportedModelError
 from monosem.models import transformer
 from monosem.models.families import FAMILIES, Family
+from monosem.models.loading import OWN
 from monosem.models.places import blocks_of
 
 PREFIX = "monosem_attention_only_"
@@ -161,16 +163,16 @@ def is_gated(model_type: str) -> bool:
 
 
 def register() -> None:
-    """Enter all of Monosem's model classes in `transformers`' tables, and their rows in ours.
+    """Enter all of Monosem's model classes in `transformers`' tables.
 
     Only names that begin with `monosem` are added; nothing is altered. Calling it again does nothing.
+    `LanguageModel` knows them without it.
     """
     transformer.register()
-    for original, model in CLASSES.items():
+    for model in CLASSES.values():
         config = cast(type[PreTrainedConfig], model.config_class)
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForCausalLM.register(config, model, exist_ok=True)
-        FAMILIES[config.model_type] = family_row(config.model_type, 2 if is_gated(original) else 1)
 
 
 def _replace_mlps(model: PreTrainedModel) -> None:
@@ -184,3 +186,14 @@ def _replace_mlps(model: PreTrainedModel) -> None:
     row = FAMILIES[model.config.model_type.removeprefix(PREFIX)]
     for block in blocks_of(model, row):
         block.mlp = NeuronSublayers(shapes, made["mode"])
+
+
+def _enter() -> None:
+    """Enter the classes and their rows in our own tables, so that `LanguageModel` takes and loads them."""
+    for original, model in CLASSES.items():
+        config = cast(type[PreTrainedConfig], model.config_class)
+        OWN[config.model_type] = (config, model)
+        FAMILIES[config.model_type] = family_row(config.model_type, 2 if is_gated(original) else 1)
+
+
+_enter()

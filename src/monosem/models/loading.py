@@ -5,6 +5,7 @@ number type the file holds, the weights are float32 unless another `dtype` is as
 """
 
 import contextlib
+import importlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +35,11 @@ from monosem.models.transformer import MonosemConfig, MonosemForCausalLM
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folders of the models that come with the package."""
+
+OWN: dict[str, tuple[Any, Any]] = {MonosemConfig.model_type: (MonosemConfig, MonosemForCausalLM)}
+"""Configuration and model class of our own model types: these are read without `register()`."""
+_HOMES = {"monosem_attention_only_": "monosem.constructions.attention_only"}
+"""Modules that enter more classes in `OWN`, by what the names of their model types begin with."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -96,9 +102,12 @@ def read_model(
 def _classes(place: str, cached: bool) -> tuple[Any, Any]:
     """Return the classes to read a configuration and a model with: ours, or `transformers`' own."""
     written, _ = PreTrainedConfig.get_config_dict(place, local_files_only=cached)
-    if written.get("model_type") == MonosemConfig.model_type:  # known without `register()`
-        return MonosemConfig, MonosemForCausalLM
-    return AutoConfig, AutoModelForCausalLM
+    kind = str(written.get("model_type"))
+    for prefix, home in _HOMES.items():
+        if kind.startswith(prefix):
+            # That room stands above this one, so it is named here and imported when a folder asks for it.
+            importlib.import_module(home)
+    return OWN.get(kind, (AutoConfig, AutoModelForCausalLM))
 
 
 def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase | None:
