@@ -104,3 +104,45 @@ def precise():
 def tokens():
     """One prompt."""
     return torch.randint(3, 61, (7,), generator=torch.Generator().manual_seed(1))
+
+
+WORDS = ["<s>", "see", "pear", "dog", "cat", "ran", "sat", " an", "An", "_an", " on", " up"]
+WORDS += [f"w{i}" for i in range(28)]
+NEURON = 17
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """A model of one layer whose neuron 17 fires after `see` and writes ` an`, `An` and `_an`.
+
+    Neuron 5 writes ` on` and ` up`, which mean different things; all others write at random.
+    """
+    from tokenizers import Tokenizer, models
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    config = GPT2Config(
+        **{"vocab_size": 40, "n_embd": 64, "n_layer": 1, "n_head": 4, "n_positions": 24},
+        **{"n_inner": 60, "activation_function": "relu", "tie_word_embeddings": False},
+        **{"bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.02},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config)
+        W_E, W_U = model.transformer.wte.weight, model.lm_head.weight
+        mlp = model.transformer.h[0].mlp
+        with torch.no_grad():
+            W_E.copy_(torch.randn(40, 64))
+            W_U.copy_(torch.randn(40, 64))
+            base = torch.randn(64)
+            for token in (7, 8, 9):
+                W_U[token] = base + 0.4 * torch.randn(64)
+            mlp.c_proj.weight.copy_(0.1 * torch.randn(60, 64))
+            mlp.c_proj.weight[NEURON] = 0.5 * base
+            mlp.c_proj.weight[5] = 0.3 * (W_U[10] + W_U[11])
+            mlp.c_fc.weight.copy_(0.02 * torch.randn(64, 60))
+            seen = W_E[1] - W_E[1].mean()
+            mlp.c_fc.weight[:, NEURON] = seen / seen.norm()
+            mlp.c_fc.bias[NEURON] = -3.0
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<s>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>")
+    return LanguageModel(model.requires_grad_(False), tokenizer, name="planted")
