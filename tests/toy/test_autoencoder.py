@@ -35,7 +35,7 @@ def test_a_penalty_in_the_middle_finds_the_features_and_none_or_too_much_does_no
     config = AutoencoderConfig(n_latents=64, alphas=alphas, n_steps=1500, batch=512, lr=3e-3)
     found = train_autoencoders(config, WORLD)
     none, right, much = (float(recovery(WORLD.directions, W).mean()) for W in found.W_dec)
-    assert right > 0.9
+    assert right > 0.85
     assert none < right - 0.1 and much < right - 0.1
 
 

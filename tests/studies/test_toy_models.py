@@ -1,0 +1,149 @@
+"""Studies: the toy models' figures are made, kept, used again, and say what they should."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from monosem import cli
+from monosem.core.errors import ConfigError
+from monosem.dictionaries.topk import TopKConfig
+from monosem.models.language_model import LanguageModel, load_model
+from monosem.studies import report
+from monosem.studies.report import Figure, Item
+from monosem.studies.toy_models.phase import by_hand, phase_of
+from monosem.studies.toy_models.study import FIGURES
+from monosem.studies.toy_models.undertraining import undertraining
+from monosem.studies.toy_models.worlds import beside_a_world, firings
+from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
+from monosem.toy.fitting import failing, measure
+from monosem.training.trainer import TrainConfig, train
+
+
+def test_the_phases_by_hand_are_those_of_the_paper() -> None:
+    """Dense and unimportant: left out; dense and important: alone; rare: shared, whatever its importance."""
+    assert by_hand(importance=0.3, density=1.0) == 0
+    assert by_hand(importance=3.0, density=1.0) == 1
+    assert [by_hand(importance=i, density=0.01) for i in (0.1, 1.0, 10.0)] == [2, 2, 2]
+    assert [phase_of(0.1, 0.0), phase_of(1.0, 0.1), phase_of(1.0, 0.9)] == [0, 1, 2]
+
+
+def test_a_stage_that_is_done_is_not_done_again_and_another_key_does_it_anew(
+    tmp_path: Path,
+) -> None:
+    calls: list[str] = []
+
+    def stage() -> Figure:
+        calls.append("done")
+        items = (Item(item="<b>", here=0.5, how="by hand", paper=1.0),)
+        return Figure(
+            name="one",
+            title="One & two",
+            text="t",
+            drawings=("<svg/>",),
+            captions=("c",),
+            items=items,
+        )
+
+    first = report.run_stages({"one": stage}, tmp_path, "key", fresh=False)
+    assert report.run_stages({"one": stage}, tmp_path, "key", fresh=False) == first
+    assert len(calls) == 1
+    report.run_stages({"one": stage}, tmp_path, "other", fresh=False)
+    report.run_stages({"one": stage}, tmp_path, "other", fresh=True)
+    assert len(calls) == 3
+    page = report.write(first, tmp_path, title="T", lead="L").read_text("utf-8")
+    assert "One &amp; two" in page and "&lt;b&gt;" in page and "<svg/>" in page
+    listed = json.loads((tmp_path / report.REPORT).read_text("utf-8"))
+    assert listed == [
+        {
+            "item": "<b>",
+            "paper": 1.0,
+            "paper_certainty": "—",
+            "here": 0.5,
+            "unit": "",
+            "how": "by hand",
+        }
+    ]
+
+
+def test_a_figure_that_is_no_json_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "one.figure.json").write_text("{")
+    with pytest.raises(ConfigError, match="--fresh"):
+        report.run_stages(
+            {"one": lambda: Figure(name="", title="", text="")}, tmp_path, "k", fresh=False
+        )
+
+
+@pytest.mark.slow
+def test_the_verb_makes_every_figure_at_the_smallest_scale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "toy"
+    assert cli.main(["toy", "--scale", "tiny", "--out", str(out), "--json"]) == 0
+    items = {i["item"]: i["here"] for i in json.loads(capsys.readouterr().out)}
+    assert items["cells whose phase is the one computed by hand (two features)"] > 0.9
+    assert items["dimensions per feature, every feature on"] == pytest.approx(1, abs=0.05)
+    assert items["features per neuron, cross-entropy, 3 neurons, best of all"] > 1
+    assert items["features per neuron, squared error, 3 neurons, best of all"] == 1
+    assert items["best MMCS with the truth"] > items["MMCS of as many random directions"] + 0.15
+    assert {p.name for p in out.glob("*.figure.json")} == {f"{n}.figure.json" for n in FIGURES}
+    assert json.loads((out / "report.json").read_text("utf-8"))
+
+
+def test_what_needs_a_model_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["toy", "worlds"]) == 2
+    assert "--dictionary" in capsys.readouterr().err
+    assert cli.main(["toy", "phases"]) == 2
+    assert "Did you mean" in capsys.readouterr().err
+    assert cli.main(["toy", "--scale", "smal"]) == 2
+    assert "Did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_at_mlp_neurons_directions_are_not_random_and_at_the_residual_stream_they_are(
+    tmp_path: Path,
+) -> None:
+    """What a toy world takes for granted, and where it fails: Bricken's site against Cunningham's."""
+    config = TokensConfig(corpora=("python",), tokenizer="1L-a", context=128, max_tokens=400_000)
+    store = build_token_store(config, tmp_path / "tokens")
+    model = load_model("1L-a")
+    failed: dict[str, list[str]] = {}
+    for site in ("blocks.0.mlp.hook_post", "blocks.0.hook_resid_post"):
+        kinds = (TopKConfig(n_latents=512, k=16),)
+        trained = TrainConfig(
+            site=site, dictionaries=kinds, n_tokens=150_000, batch_size=512, matmul="fp32"
+        )
+        run = train(trained, model, store, tmp_path / site)
+        dictionary = run[run.names[0]]
+        found = measure(firings(dictionary, model, store, site, 8_000), dictionary.W_dec.detach())
+        failed[site] = failing(beside_a_world(found, 8_000))
+    assert "basis" in failed["blocks.0.mlp.hook_post"]
+    assert "basis" not in failed["blocks.0.hook_resid_post"]
+
+
+@pytest.mark.slow
+def test_undertraining_compares_models_and_lengths(
+    tmp_path: Path, model: LanguageModel, store: TokenStore
+) -> None:
+    figure = undertraining(
+        {1: model}, store, "blocks.0.hook_resid_post", (2_000, 8_000), tmp_path, n_latents=32, k=4
+    )
+    items = {i.item: i.here for i in figure.items}
+    short, long = (items[f"FVU, model at step 1, {n} tokens"] for n in ("2,000", "8,000"))
+    assert isinstance(short, float) and isinstance(long, float) and long < short
+    assert len(figure.drawings) == 2
+    again = undertraining(
+        {1: model}, store, "blocks.0.hook_resid_post", (2_000, 8_000), tmp_path, n_latents=32, k=4
+    )
+    assert again == figure
+
+
+def test_firings_are_the_latents_above_zero(model: LanguageModel, store: TokenStore) -> None:
+    torch.manual_seed(0)
+    from monosem.dictionaries.topk import TopK
+
+    dictionary = TopK(TopKConfig(d_in=16, n_latents=24, k=3))
+    found = firings(dictionary, model, store, "blocks.0.hook_resid_post", 300)
+    assert found.n_rows == 300 and int(found.rows.max()) < 300
+    assert bool((found.values > 0).all()) and len(found.values) <= 900
