@@ -132,12 +132,12 @@ def planted():
         mlp = model.transformer.h[0].mlp
         with torch.no_grad():
             W_E.copy_(torch.randn(40, 64))
-            W_U.copy_(torch.randn(40, 64))
-            base = torch.randn(64)
+            W_U.copy_(0.3 * torch.randn(40, 64))
+            base = 0.3 * torch.randn(64)
             for token in (7, 8, 9):
-                W_U[token] = base + 0.4 * torch.randn(64)
-            mlp.c_proj.weight.copy_(0.1 * torch.randn(60, 64))
-            mlp.c_proj.weight[NEURON] = 0.5 * base
+                W_U[token] = base + 0.1 * torch.randn(64)
+            mlp.c_proj.weight.copy_(0.05 * torch.randn(60, 64))
+            mlp.c_proj.weight[NEURON] = 0.4 * base
             mlp.c_proj.weight[5] = 0.3 * (W_U[10] + W_U[11])
             mlp.c_fc.weight.copy_(0.02 * torch.randn(64, 60))
             seen = W_E[1] - W_E[1].mean()
