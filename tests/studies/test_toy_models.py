@@ -11,7 +11,7 @@ from monosem.core.errors import ConfigError
 from monosem.dictionaries.topk import TopKConfig
 from monosem.models.language_model import LanguageModel, load_model
 from monosem.studies import report
-from monosem.studies.report import Figure, Item
+from monosem.studies.report import Figure, Item, Stage
 from monosem.studies.toy_models.phase import by_hand, phase_of
 from monosem.studies.toy_models.study import FIGURES
 from monosem.studies.toy_models.undertraining import undertraining
@@ -46,11 +46,11 @@ def test_a_stage_that_is_done_is_not_done_again_and_another_key_does_it_anew(
             items=items,
         )
 
-    first = report.run_stages({"one": stage}, tmp_path, "key", fresh=False)
-    assert report.run_stages({"one": stage}, tmp_path, "key", fresh=False) == first
+    first = report.run_stages({"one": Stage(make=stage, key="key")}, tmp_path)
+    assert report.run_stages({"one": Stage(make=stage, key="key")}, tmp_path) == first
     assert len(calls) == 1
-    report.run_stages({"one": stage}, tmp_path, "other", fresh=False)
-    report.run_stages({"one": stage}, tmp_path, "other", fresh=True)
+    report.run_stages({"one": Stage(make=stage, key="other")}, tmp_path)
+    report.run_stages({"one": Stage(make=stage, key="other")}, tmp_path, fresh=True)
     assert len(calls) == 3
     page = report.write(first, tmp_path, title="T", lead="L").read_text("utf-8")
     assert "One &amp; two" in page and "&lt;b&gt;" in page and "<svg/>" in page
@@ -71,7 +71,7 @@ def test_a_figure_that_is_no_json_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "one.figure.json").write_text("{")
     with pytest.raises(ConfigError, match="--fresh"):
         report.run_stages(
-            {"one": lambda: Figure(name="", title="", text="")}, tmp_path, "k", fresh=False
+            {"one": Stage(make=lambda: Figure(name="", title="", text=""), key="k")}, tmp_path
         )
 
 

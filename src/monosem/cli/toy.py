@@ -82,8 +82,11 @@ def _with_models(given: Arguments) -> Mapping[str, Any]:
     if given.tokens is None:
         raise ConfigError("Give the token store that the model reads: `--tokens STORE`.")
     # Imported here for start-up time: they bring transformers.
+    from monosem.core import artifact
+    from monosem.core.config import content_hash
     from monosem.dictionaries.formats.loading import load
     from monosem.models.language_model import load_model
+    from monosem.studies.report import Stage
     from monosem.studies.toy_models.undertraining import undertraining
     from monosem.studies.toy_models.worlds import worlds
     from monosem.text.store import TokenStore
@@ -97,13 +100,19 @@ def _with_models(given: Arguments) -> Mapping[str, Any]:
         if len(names) < len(given.dictionary):
             names = {str(folder): folder for folder in given.dictionary}
         loaded = {name: load(folder) for name, folder in names.items()}
-        more["worlds"] = partial(
-            worlds, loaded, load_model(given.model), store, given.n_tokens[0], given.seed
+        model = load_model(given.model)
+        hashes = [artifact.peek(folder)[1] or str(folder) for folder in given.dictionary]
+        more["worlds"] = Stage(
+            make=partial(worlds, loaded, model, store, given.n_tokens[0], given.seed),
+            key=content_hash([hashes, model.hash, store.hash, given.n_tokens[0], given.seed]),
         )
     if given.checkpoints is not None:
         models = {step: load_model(str(path)) for step, path in _steps(given.checkpoints).items()}
-        more["undertraining"] = partial(
-            undertraining, models, store, given.site, given.n_tokens, given.out / "undertraining"
+        folder = given.out / "undertraining"
+        hashes = {str(step): model.hash for step, model in models.items()}
+        more["undertraining"] = Stage(
+            make=partial(undertraining, models, store, given.site, given.n_tokens, folder),
+            key=content_hash([hashes, store.hash, given.site, list(given.n_tokens)]),
         )
     return more
 

@@ -59,13 +59,19 @@ class Figure:
     """What went in: settings by name."""
 
 
-Stage = Callable[[], Figure]
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """How a figure is made, and what it hangs on."""
+
+    make: Callable[[], Figure]
+    key: str
+    """A hash of sizes, seeds, models, text: a figure that was kept under another key is made anew."""
 
 
-def run_stages(stages: Mapping[str, Stage], out: Path, key: str, *, fresh: bool) -> list[Figure]:
-    """Return the figures of `stages`, each made unless `out` has it from the same `key`.
+def run_stages(stages: Mapping[str, Stage], out: Path, *, fresh: bool = False) -> list[Figure]:
+    """Return the figures of `stages`, each made unless `out` has it from the same key.
 
-    `key` says what else a figure hangs on: scale, seed, model. Each is written when it is done.
+    Each is written as soon as it is done.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
@@ -73,10 +79,10 @@ def run_stages(stages: Mapping[str, Stage], out: Path, key: str, *, fresh: bool)
     found: list[Figure] = []
     for name, stage in stages.items():
         kept = out / f"{name}.figure.json"
-        figure = None if fresh else _read(kept, key)
+        figure = None if fresh else _read(kept, stage.key)
         if figure is None:
-            figure = stage()
-            write_json(kept, {"key": key, "figure": dataclasses.asdict(figure)})
+            figure = stage.make()
+            write_json(kept, {"key": stage.key, "figure": dataclasses.asdict(figure)})
         found.append(figure)
     return found
 

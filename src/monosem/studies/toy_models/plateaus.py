@@ -35,7 +35,7 @@ def plateaus(
         features=ToyFeatures(n_features=n_features, density=tuple(densities)),
         d_hidden=d_hidden,
         n_steps=n_steps,
-        batch=1024,
+        batch=512,
         lr=0.005,
         seed=seed,
     )

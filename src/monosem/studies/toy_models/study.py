@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from monosem.core.config import content_hash
+from monosem.core.config import content_hash, to_json
 from monosem.core.errors import ConfigError, unknown_name
 from monosem.studies import report
 from monosem.studies.report import Figure, Stage
@@ -65,9 +65,9 @@ SCALES: dict[str, Scale] = {
         ),
     ),
     "small": Scale(
-        n_grid=17,
+        n_grid=15,
         phase_steps=800,
-        plateaus=(120, 16, 20, 1500),
+        plateaus=(80, 12, 16, 1200),
         n_models=64,
         pair_steps=1500,
         budget_steps=1500,
@@ -111,13 +111,17 @@ def stages(scale: str, seed: int = 0) -> dict[str, Stage]:
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
     s = SCALES[scale]
-    return {
+    made = {
         "phase": partial(phase, s.n_grid, s.phase_steps, seed),
         "plateaus": partial(plateaus, *s.plateaus, seed),
         "pairs": partial(pairs, s.n_models, s.pair_steps, seed),
         "budget": partial(budget, s.budget_steps, seed=seed),
         "one-hot": partial(one_hot, s.one_hot_steps, seed=seed),
         "mmcs": partial(mmcs, s.mmcs, seed),
+    }
+    return {
+        name: Stage(make=make, key=content_hash([VERSION, name, *map(to_json, make.args), seed]))
+        for name, make in made.items()
     }
 
 
@@ -141,7 +145,6 @@ def toy_models(
             raise unknown_name("figure", name, known)
     if not wanted:
         raise ConfigError("No figure was asked for. Leave `figures` out to have all.")
-    key = content_hash([VERSION, scale, seed, sorted(more or {})])
-    found = report.run_stages({n: known[n] for n in wanted}, out, key, fresh=fresh)
+    found = report.run_stages({n: known[n] for n in wanted}, out, fresh=fresh)
     report.write(found, out, title=TITLE, lead=LEAD)
     return found
