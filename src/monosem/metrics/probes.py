@@ -23,6 +23,8 @@ from monosem.core.errors import ConfigError
 
 STRENGTHS = np.logspace(5, -5, 10)
 """Inverse weights of the penalty that are tried."""
+MOST_STEPS = 300
+"""Steps of a fit; labels that can be told apart without error have no end to it at weak penalties."""
 FEWEST = 50
 """Examples of each class, in training and in test, below which nothing is said."""
 NEEDED_F1 = 0.9
@@ -97,25 +99,18 @@ def fit(
     y: Bool[np.ndarray, " n"],
     *,
     penalty: Penalty = "l2",
+    strength: float | None = None,
     seed: int = 0,
 ) -> Probe:
-    """Return the probe of `y` that reads `x`, its penalty chosen on examples put aside."""
+    """Return the probe of `y` that reads `x`; without `strength`, that is chosen on examples put aside."""
     if y.all() or not y.any():
         raise ConfigError("All examples of a probe have the same label. Give it both.")
     x = x.astype(np.float64)
     mean, spread = x.mean(0), x.std(0)
     spread = np.where(spread > 0, spread, 1.0)
     scaled = (x - mean) / spread
-    order = np.random.default_rng(seed).permutation(len(y))
-    n_aside = min(len(y) // 5, 100)
-    aside, kept = order[:n_aside], order[n_aside:]
-    best, strength = -1.0, 1.0
-    if 0 < y[aside].sum() < n_aside and 0 < y[kept].sum() < len(kept):
-        for each in STRENGTHS:
-            model = _regression(scaled[kept], y[kept], float(each), penalty, seed)
-            found = auc(model.decision_function(scaled[aside]), y[aside])
-            if found > best:
-                best, strength = found, float(each)
+    if strength is None:
+        strength = _strength(scaled, y, penalty, seed)
     model = _regression(scaled, y, strength, penalty, seed)
     weights = np.asarray(model.coef_)[0] / spread
     bias = float(np.asarray(model.intercept_)[0] - weights @ mean)
@@ -149,12 +144,27 @@ def f1(said: Bool[np.ndarray, " n"], y: Bool[np.ndarray, " n"]) -> float:
 def _regression(
     x: np.ndarray, y: np.ndarray, strength: float, penalty: Penalty, seed: int
 ) -> LogisticRegression:
-    given: dict[str, Any] = {"C": strength, "max_iter": 1000, "random_state": seed}
+    given: dict[str, Any] = {"C": strength, "max_iter": MOST_STEPS, "random_state": seed}
     if penalty == "l1":
         given |= {"solver": "liblinear", **({"l1_ratio": 1.0} if _NEW else {"penalty": "l1"})}
     with warnings.catch_warnings():  # the weakest penalties would take for ever
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(**given).fit(x, y)
+
+
+def _strength(x: np.ndarray, y: np.ndarray, penalty: Penalty, seed: int) -> float:
+    order = np.random.default_rng(seed).permutation(len(y))
+    n_aside = min(len(y) // 5, 100)
+    aside, kept = order[:n_aside], order[n_aside:]
+    best, strength = -1.0, 1.0
+    if not (0 < y[aside].sum() < n_aside and 0 < y[kept].sum() < len(kept)):
+        return strength
+    for each in STRENGTHS:
+        model = _regression(x[kept], y[kept], float(each), penalty, seed)
+        found = auc(model.decision_function(x[aside]), y[aside])
+        if found > best:
+            best, strength = found, float(each)
+    return strength
 
 
 def _drawn(
