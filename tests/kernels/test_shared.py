@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from monosem.kernels import dispatch, shared
-from monosem.kernels.pattern import Pattern
+from monosem.kernels.pattern import Pattern, at_places
+from monosem.kernels.select import first_largest
 from monosem.runtime.distributed import ALONE, joined
 
 
@@ -79,20 +80,43 @@ def test_ranks_that_share_out_latents_have_the_error_of_all_of_them(fit, on_rank
 
 
 def test_the_largest_of_all_ranks_are_kept(on_ranks):
-    whole = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    whole = torch.randn(12, generator=torch.Generator().manual_seed(0)).abs()
     floor = whole.topk(5).values.min()
 
     def work(rank):
         with joined() as world:
             own = whole[rank * 6 :][:6]
             pattern = Pattern(torch.arange(6).int(), torch.tensor([0, 2, 6]).int(), 6)
-            kept, where = shared.batch_largest(own, pattern, 5, world)
+            kept, where = shared.batch_largest(own, pattern, 5, world, 6)
             assert kept.tolist() == own[own >= floor].tolist()
             assert where.indices.tolist() == (own >= floor).nonzero()[:, 0].tolist()
             assert int(where.row_starts[-1]) == len(kept)
-            rows = shared.cut(own.view(2, 3), 4, world)
-            assert rows.shape == (2, 1)
+            rows = shared.of_row(own.view(2, 3), 4, world)
+            assert world.sum_(rows.sum(1)).tolist() == [4, 4]
         return True
 
     assert all(on_ranks(2, work))
-    assert shared.cut(whole, 3, ALONE) == whole.topk(3).values[-1]
+    assert torch.equal(shared.of_row(whole, 3, ALONE), whole >= whole.topk(3).values[-1])
+
+
+def test_of_equal_values_those_are_kept_that_one_process_keeps(on_ranks):
+    values = torch.tensor([[1.0, 2.0, 1.0], [1.0, 3.0, 1.0], [1.0, 0.5, 1.0], [0.0, 0.0, 1.0]])
+
+    def work(rank):
+        with joined() as world:
+            own = values[rank::2]
+            pattern = at_places(torch.arange(own.numel()), *own.shape)
+            found = []
+            for n in range(1, 9):
+                kept, where = shared.batch_largest(own.flatten(), pattern, n, world, 3)
+                places = torch.zeros_like(own).index_put((where.rows.long(), where.indices), kept)
+                found.append(places.tolist())
+        return found
+
+    ranks = on_ranks(2, work)
+    for n, (even, odd) in enumerate(zip(*ranks, strict=True), 1):
+        together = torch.tensor([even[0], odd[0], even[1], odd[1]])
+        chosen, smallest = first_largest(values.flatten(), n)
+        assert int(chosen.sum()) == n
+        assert smallest == values.flatten().sort(descending=True).values[n - 1]
+        assert torch.equal(together, values * chosen.view(4, 3)), n

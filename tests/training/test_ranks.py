@@ -13,6 +13,7 @@ from monosem.activations import capture
 from monosem.activations.capture import CaptureSource
 from monosem.core import artifact
 from monosem.core.errors import ConfigError, RankLostError
+from monosem.dictionaries.base import architecture
 from monosem.dictionaries.batch_topk import BatchTopKConfig
 from monosem.dictionaries.gated import GatedConfig
 from monosem.dictionaries.jumprelu import JumpReLUConfig
@@ -22,12 +23,14 @@ from monosem.dictionaries.relu import ReLUConfig
 from monosem.dictionaries.topk import TopKConfig
 from monosem.runtime import distributed
 from monosem.runtime.distributed import World, joined
+from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 from monosem.training import trainer
 from monosem.training.objectives import ObjectiveConfig
 from monosem.training.run import TrainingRun
 from monosem.training.sharing import sharing_of
 from monosem.training.trainer import TrainConfig, train, train_suite
 
+WORDS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen")
 SITE = "blocks.0.mlp.hook_post"
 TOPK = TopKConfig(n_latents=48, k=4, aux_weight=0.5)
 BATCH_TOPK = BatchTopKConfig(n_latents=48, k=4, aux_weight=0.5)
@@ -82,7 +85,7 @@ def assert_near(one: Path, other: Path, names, *, tolerance: float = 2e-4) -> No
 def trained(on_ranks, model, store):
     """`trained(config, out, parallel)`: what two ranks leave there."""
 
-    def train_on(config, out, parallel, n=2, **options):
+    def train_on(config, out, parallel, n=2, *, store=store, **options):
         def work(rank):
             with joined() as world:
                 train(config, model, store, out, world=world, parallel=parallel, **options)
@@ -120,6 +123,37 @@ def test_two_ranks_that_share_out_latents_leave_what_one_process_leaves(alone, t
     assert_near(alone, out, CONFIG.names)
     made = artifact.read(out, "training run").config["machine"]
     assert (made["ranks"], made["parallel"]) == (2, "latents")
+
+
+@pytest.fixture(scope="module")
+def repeated(store, tmp_path_factory) -> TokenStore:
+    """Six documents that are there twenty times each, so that a batch has most of its rows twice."""
+    folder = tmp_path_factory.mktemp("repeated")
+    for i in range(120):
+        (folder / f"{i}.txt").write_text(" ".join(f"the {w} {i % 6}." for w in WORDS * 20))
+    store.tokenizer.save_pretrained(folder / "tokenizer")
+    config = TokensConfig(
+        corpora=(str(folder),), tokenizer=str(folder / "tokenizer"), context=store.context
+    )
+    return build_token_store(config, folder / "tokens")
+
+
+@pytest.mark.parametrize(
+    ("kind", "parallel"),
+    [
+        ("batch_topk", "data"),
+        ("batch_topk", "latents"),
+        pytest.param("matryoshka", "data", marks=pytest.mark.slow),
+    ],
+)
+def test_of_equal_rows_ranks_keep_those_that_one_process_keeps(
+    kind, parallel, trained, model, repeated, tmp_path
+):
+    dictionary = architecture(kind).config_type(n_latents=96, k=7)
+    config = dataclasses.replace(CONFIG, dictionaries=(dictionary,), n_tokens=128 * 20, log_every=4)
+    one = train(config, model, repeated, tmp_path / "one").path
+    two = trained(config, tmp_path / "two", parallel, store=repeated)
+    assert_near(one, two, config.names, tolerance=2e-5)
 
 
 def test_two_ranks_that_share_out_a_sweep_leave_what_one_process_leaves(alone, trained, tmp_path):

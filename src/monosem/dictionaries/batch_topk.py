@@ -91,7 +91,8 @@ class BatchTopK(Auxiliary[BatchTopKConfig], name="batch_topk", config=BatchTopKC
         most = min(k * ranks.size, self.n_latents)  # all that are chosen may be of one rank's rows
         pre, pattern = batch_top_k(x, self.centre, self.W_enc, self.b_enc, most)
         if ranks.size > 1:
-            pre, pattern = shared.batch_largest(pre, pattern, k * ranks.size * len(x), ranks)
+            n = k * ranks.size * len(x)
+            pre, pattern = shared.batch_largest(pre, pattern, n, ranks, self.n_latents)
         latents = pre.relu()
         self._follow_(latents.detach(), state)
         return latents, pattern

@@ -20,7 +20,7 @@ from monosem.kernels.dispatch import has_cpu_kernel
 from monosem.kernels.encoder import encode_top_k
 from monosem.kernels.pattern import Pattern, at_places, even
 from monosem.kernels.ragged import encode_above, encode_batch_top_k
-from monosem.kernels.select import largest_positive
+from monosem.kernels.select import first_largest, largest_positive
 
 SPARSE = 0.06
 """Largest share of entries for which a pattern is quicker than all latents at once (CPU)."""
@@ -99,7 +99,7 @@ def batch_top_k(
 ) -> tuple[Float[Tensor, " entries"], Pattern]:
     """The `k * batch` largest pre-activations of the batch, differentiable, and where they are.
 
-    On the CPU the positive ones alone, if those are fewer.
+    On the CPU the positive ones alone, if those are fewer, and the first of equal ones.
     """
     if has_cpu_kernel(x, centre, W_enc, b_enc) and k <= SPARSE * len(b_enc):
         return encode_batch_top_k(x, centre, W_enc, b_enc, k)
@@ -109,5 +109,9 @@ def batch_top_k(
         values, pattern = gpu.choose_batch_top_k((x - centre).detach(), W_enc, b_enc, k)
         return gpu.encode_at(x, centre, W_enc, b_enc, pattern, values), pattern
     pre = parts.pre_activations(x - centre, W_enc, b_enc)
-    places = pre.detach().flatten().topk(k * len(x), sorted=False).indices.sort().values
+    flat, n = pre.detach().flatten(), k * len(x)
+    if pre.device.type == "cpu":
+        places = first_largest(flat, n)[0].nonzero()[:, 0]
+    else:
+        places = flat.topk(n, sorted=False).indices.sort().values
     return pre.flatten()[places], at_places(places, *pre.shape)

@@ -59,6 +59,8 @@ class Sliced(Auxiliary[A], Generic[A]):
 
     ranks: World = ALONE
     """Who has the other latents."""
+    widest: int = 0
+    """How many latents a rank has at most."""
 
     @property
     @override
@@ -107,8 +109,9 @@ class SlicedTopK(Sliced[Any], TopK):
         self, x: Float[Tensor, "batch d_in"], k: int
     ) -> tuple[Float[Tensor, "batch k"], Pattern]:
         pre, pattern = top_k(x, self.centre, self.W_enc, self.b_enc, k)
-        chosen = pre.detach() >= shared.cut(pre, k, self.ranks)
-        return torch.where(chosen, pre, 0.0).relu(), even(pattern.indices, self.n_latents)
+        return torch.where(shared.of_row(pre, k, self.ranks), pre, 0.0).relu(), even(
+            pattern.indices, self.n_latents
+        )
 
 
 class SlicedBatchTopK(Sliced[Any], BatchTopK):
@@ -120,7 +123,8 @@ class SlicedBatchTopK(Sliced[Any], BatchTopK):
     ) -> tuple[Float[Tensor, " entries"], Pattern]:
         """The latents of this rank that training keeps of this batch; the threshold is that of all."""
         pre, pattern = batch_top_k(x, self.centre, self.W_enc, self.b_enc, self.config.k)
-        pre, pattern = shared.batch_largest(pre, pattern, self.config.k * len(x), self.ranks)
+        n, ranks = self.config.k * len(x), self.ranks
+        pre, pattern = shared.batch_largest(pre, pattern, n, ranks, self.widest)
         latents = pre.relu()
         self._follow_(latents.detach(), dataclasses.replace(state, ranks=self.ranks))
         return latents, pattern
@@ -153,6 +157,7 @@ def sliced(whole: Dictionary[Any], ranks: World) -> tuple[Dictionary[Any], Span]
     config = dataclasses.replace(whole.config, n_latents=span.stop - span.start)
     part = KINDS[whole.architecture](config)
     part.ranks, part.conventions = ranks, whole.conventions
+    part.widest = max(share.stop - share.start for share in ranks.shares(whole.n_latents))
     weights = part.state_dict()
     for name, tensor in whole.state_dict().items():
         weights[name].copy_(span.of(name, tensor))

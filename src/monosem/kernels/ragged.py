@@ -20,7 +20,7 @@ from torch import Tensor
 from monosem.kernels import int8_cpu, int8_ragged, parts_cpu, sparse_cpu, workspace
 from monosem.kernels.dense import policy_type, product_blocks
 from monosem.kernels.pattern import Pattern
-from monosem.kernels.select import places_above
+from monosem.kernels.select import first_largest, places_above
 from monosem.runtime import matmul
 
 STRIDE = 61
@@ -95,11 +95,8 @@ def _largest(
             values = _exact(centred, W_enc, b_enc, pattern)
             error = float((values - found.values).abs().amax())
         if len(values) > n:
-            largest = values.topk(n, sorted=False)
-            if found.floor == 0 or float(largest.values.amin()) >= found.floor + error:
-                chosen = torch.zeros(len(values), dtype=torch.bool).index_fill_(
-                    0, largest.indices, 1
-                )
+            chosen, smallest = first_largest(values, n)
+            if found.floor == 0 or float(smallest) >= found.floor + error:
                 return _kept(values, pattern, chosen)
         elif found.floor == 0:
             return values, pattern

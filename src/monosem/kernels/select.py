@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 AT_ONCE = 512
@@ -29,6 +29,20 @@ def largest_positive(x: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batc
     if x.device.type != "cpu" or x.dtype not in KEYS or not 0 < k < x.shape[1]:
         return largest_reference(x, k)
     return _search(x.view(KEYS[x.dtype]), k)
+
+
+def first_largest(x: Float[Tensor, " n"], k: int) -> tuple[Bool[Tensor, " n"], Float[Tensor, ""]]:
+    """Whether each value is among the `k` largest, of equal ones the first; and the smallest of those.
+
+    It asks the device, so it is for the CPU; there `topk` does not say which of equal values it takes.
+    """
+    cut = x.topk(k, sorted=False).values.amin()
+    chosen = ~(x < cut)  # also what is not a number
+    excess = int(chosen.count_nonzero()) - k
+    if excess > 0:
+        last = (x == cut).nonzero()[:, 0][-excess:]
+        chosen[last] = False
+    return chosen, cut
 
 
 def places_above(x: Float[Tensor, "rows n"], floor: float) -> Int64[Tensor, " some"]:

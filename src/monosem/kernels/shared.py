@@ -1,6 +1,6 @@
 """Selection and the dead latents' error where ranks share out a batch, or the latents.
 
-    cut          the n-th largest of all ranks' values, which decides alike for all of them what is kept
+    largest      the n largest of all ranks' values, exactly so many
     dead_error   `reference.dead_error` of all ranks' rows, or of all ranks' latents
 
 Each rank offers its own n best: none of those that are kept is missing. Sums that the formulas divide by,
@@ -9,7 +9,7 @@ and the scale that suits the dead, are of all ranks. On the CPU the same rows st
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from monosem.kernels import dead_cpu, reference
@@ -18,23 +18,51 @@ from monosem.kernels.pattern import Pattern
 from monosem.kernels.select import largest_positive
 from monosem.runtime.distributed import ALONE, World
 
+LAST = 2**32 - 1
+"""The last place in an order."""
 
-def cut(values: Float[Tensor, "*rows some"], n: int, ranks: World) -> Float[Tensor, "*rows 1"]:
-    """The `n`-th largest value of each row over all ranks, -inf where there are fewer."""
-    missing = n - values.shape[-1]
-    own = values.detach()
+
+def largest(
+    values: Float[Tensor, "*rows some"],
+    order: Int64[Tensor, "*#rows some"],
+    n: int,
+    ranks: World,
+) -> Bool[Tensor, "*rows some"]:
+    """Whether each value is among the `n` largest of its row over all ranks; what is negative counts as 0.
+
+    Of equal values those are that come first in `order`, of which no two should be alike. Equal ones are
+    common: a context that is there twice has the same activations twice.
+    """
+    # positive numbers are in the order of the integers with the same bits
+    bits = values.detach().float().relu().view(torch.int32).long()
+    keys = (bits << 32) + (LAST - order % (LAST + 1))
+    missing = n - keys.shape[-1]
+    offered = keys
     if missing < 0:
-        own = own.topk(n, sorted=False).values
+        offered = keys.topk(n, sorted=False).values
     elif missing > 0:
-        own = torch.nn.functional.pad(own, (0, missing), value=-torch.inf)
-    return torch.cat(ranks.gathered(own), -1).topk(n, sorted=False).values.amin(-1, keepdim=True)
+        offered = torch.nn.functional.pad(keys, (0, missing), value=-1)
+    everything = torch.cat(ranks.gathered(offered), -1)
+    return keys >= everything.topk(n, sorted=False).values.amin(-1, keepdim=True)
+
+
+def of_row(values: Float[Tensor, "*rows some"], n: int, ranks: World) -> Bool[Tensor, "*rows some"]:
+    """`largest`, where each rank has `n` values of a row or fewer; of equal ones those of the first rank."""
+    first = ranks.rank * n
+    order = torch.arange(first, first + values.shape[-1], device=values.device)
+    return largest(values, order, n, ranks)
 
 
 def batch_largest(
-    pre: Float[Tensor, " entries"], pattern: Pattern, n: int, ranks: World
+    pre: Float[Tensor, " entries"], pattern: Pattern, n: int, ranks: World, widest: int
 ) -> tuple[Float[Tensor, " kept"], Pattern]:
-    """The entries that are among the `n` largest of all ranks; elsewhere than on the CPU the rest is zero."""
-    return kept(pre, pattern, pre.detach() >= cut(pre, n, ranks))
+    """The entries that are among the `n` largest of all ranks; elsewhere than on the CPU the rest is zero.
+
+    Of equal ones the first of the whole batch, whose rows are dealt out, or those latents are, `widest` a
+    rank at most.
+    """
+    order = (pattern.rows.long() * ranks.size + ranks.rank) * widest + pattern.indices
+    return kept(pre, pattern, largest(pre, order, n, ranks))
 
 
 def kept(
@@ -105,7 +133,7 @@ def _strongest(
     places = largest_positive(active.detach(), own)
     values = active.gather(1, places)
     if latents.size > 1:
-        values = torch.where(values.detach() >= cut(values, k, latents), values, 0.0)
+        values = torch.where(of_row(values, k, latents), values, 0.0)
     return torch.zeros_like(active).scatter(1, places, values)
 
 
