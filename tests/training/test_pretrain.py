@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 from dataclasses import replace
 
@@ -20,12 +21,11 @@ from monosem.training.pretrain import (
     KIND,
     PretrainConfig,
     chunked_loss,
-    context_order,
     heldout_loss,
-    log_spaced,
     pretrain,
     recipe,
 )
+from monosem.training.schedule import context_order, log_spaced, pieces
 
 SHAPE = SmallModelConfig(d_model=16, n_heads=2, d_mlp=32, context=32)
 CONFIG = PretrainConfig(
@@ -148,6 +148,61 @@ def test_a_run_may_begin_with_the_weights_of_another_of_its_shape(store, tmp_pat
         pretrain(other, store, tmp_path / "other")
 
 
+def test_a_run_goes_on_without_the_model_that_it_began_with(store, tmp_path, monkeypatch):
+    pretrain(replace(CONFIG, n_tokens=32 * 4), store, tmp_path / "first")
+    config = replace(CONFIG, n_tokens=32 * 4 * 3, start=str(tmp_path / "first"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        original = module._Run._one_step
+
+        def interrupting(self, contexts):
+            signal.raise_signal(signal.SIGINT)
+            return original(self, contexts)
+
+        patched.setattr(module._Run, "_one_step", interrupting)
+        pretrain(config, store, tmp_path / "second")
+    began = LanguageModel.load(tmp_path / "first").hash
+    shutil.rmtree(tmp_path / "first")
+    folder = pretrain(config, store, tmp_path / "second")
+    assert read(tmp_path / "second", KIND).summary["start"] == began
+    assert pretrain(config, store, tmp_path / "second") == folder  # used again
+    other = replace(CONFIG, n_tokens=32 * 4, seed=5, start="")
+    pretrain(other, store, tmp_path / "first")
+    with pytest.raises(ArtifactKindError, match="--fresh"):
+        pretrain(config, store, tmp_path / "second")
+
+
+def test_a_run_reads_short_pieces_first_and_whole_contexts_at_the_end(store, tmp_path, monkeypatch):
+    shapes = []
+    original = module.chunked_loss
+
+    def noting(model, tokens, *, bf16, positions=None):
+        shapes.append((tuple(tokens.shape), None if positions is None else int(positions[0, 0])))
+        return original(model, tokens, bf16=bf16, positions=positions)
+
+    monkeypatch.setattr(module, "chunked_loss", noting)
+    monkeypatch.setattr(module, "PIECES", (8, 16))
+    pretrain(replace(CONFIG, n_tokens=32 * 4 * 12, short=0.5), store, tmp_path / "lm")
+    read_ = [shape for shape, _ in shapes]
+    assert read_[:4] == [(16, 8), (12, 8), (12, 8), (12, 8)]
+    assert read_[4:6] == [(4, 16), (4, 16)] and set(read_[6:]) == {(4, 32)}
+    assert [at for _, at in shapes[:7]] == [0, 1, 2, 3, 4, 5, None]
+
+
+def test_pieces_of_a_context_keep_its_places_in_the_loss():
+    model = build(SHAPE, vocab_size=50, bos=0, eos=0, seed=1)
+    tokens = torch.randint(0, 50, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        cut, places = pieces(tokens, 6, offset=3)
+        assert cut.shape == places.shape == (4, 6)
+        assert torch.equal(tokens[1, places[3]], cut[3]) and torch.equal(places[3], places[1])
+        found = chunked_loss(model, cut, bf16=False, positions=places)
+        shifted = chunked_loss(model, cut, bf16=False)
+        logits = model(input_ids=cut, position_ids=places).logits[:, :-1]
+        plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), cut[:, 1:].flatten())
+    torch.testing.assert_close(found, plain)
+    assert abs(float(found - shifted)) > 1e-4
+
+
 def test_an_interrupted_run_goes_on_to_the_same_weights(store, tmp_path, monkeypatch):
     whole = weights(pretrain(CONFIG, store, tmp_path / "whole"))
     steps = iter(range(10**9))
@@ -219,7 +274,9 @@ def test_contexts_longer_than_the_model_are_refused(store, tmp_path):
         pretrain(PretrainConfig(model=short), store, tmp_path / "lm")
 
 
-@pytest.mark.parametrize(("field", "value"), [("n_tokens", 0), ("lr", -1.0), ("warmup", 1.5)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("n_tokens", 0), ("lr", -1.0), ("warmup", 1.5), ("short", 2.0)]
+)
 def test_bad_settings_are_refused(field, value):
     with pytest.raises(ConfigError, match=f"`{field}`"):
         PretrainConfig(**{field: value})

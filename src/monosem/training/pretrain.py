@@ -14,7 +14,6 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -31,7 +30,7 @@ from monosem.core.progress import progress
 from monosem.metrics.abilities import abilities
 from monosem.metrics.language import evaluate_language_model
 from monosem.models.language_model import LanguageModel
-from monosem.models.loading import no_bar
+from monosem.models.loading import embedded_names, no_bar
 from monosem.models.small import SmallModelConfig, build, preset
 from monosem.runtime.checkpoint import load_checkpoint, save_checkpoint
 from monosem.runtime.interruption import interruption
@@ -39,12 +38,17 @@ from monosem.runtime.runlog import RunLog
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.store import TokenStore
 from monosem.training.next_token import SmallModel, chunked_loss, heldout_loss
+from monosem.training.schedule import context_order, log_spaced, pieces
 
 KIND = "language model"
 KEPT = "checkpoints"
 """Folder of the log-spaced checkpoints, in the run's own."""
 ABILITY_POINTS = 48
 """Log-spaced steps at which abilities are measured, save the first hundredth of the run."""
+CLIP = 1.0
+"""Largest norm of the gradient."""
+PIECES = (32, 64)
+"""Tokens of the pieces in which contexts are read at first, where they are (`short`)."""
 LOG_EVERY = 20
 """Steps between two lines of the run log."""
 BASELINE_TOKENS = 262_144
@@ -67,8 +71,9 @@ class PretrainConfig:
     """Share of the run over which the learning rate rises."""
     weight_decay: float = 0.01
     """AdamW's weight decay, on matrices only."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
+    short: float = 0.0
+    """Share of the run, its first part, in which contexts are read in pieces: of 32 tokens, and in the
+    last third of it of 64. In short pieces heads that match tokens form sooner."""
     keep_checkpoints: int = 8
     """Log-spaced checkpoints of the model kept beside the final one, each a Hugging Face folder."""
     ability_cases: int = 0
@@ -87,12 +92,20 @@ class PretrainConfig:
                 raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"`warmup` must be in [0, 1), got {self.warmup}.")
+        if not 0 <= self.short <= 1:
+            raise ConfigError(f"`short` must be in [0, 1], got {self.short}.")
         if self.lr <= 0:
             raise ConfigError(f"`lr` must be positive, got {self.lr}.")
 
     def n_steps(self, context: int) -> int:
         """Steps of the run on contexts of `context` tokens."""
         return max(1, self.n_tokens // (self.batch_contexts * context))
+
+    def piece_at(self, step: int, n_steps: int) -> int | None:
+        """Tokens of a piece at `step` (from 0); None: contexts are read whole."""
+        if step >= self.short * n_steps:
+            return None
+        return PIECES[0] if step < self.short * n_steps * 2 / 3 else PIECES[1]
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Learning rate of `step` (from 0)."""
@@ -118,7 +131,7 @@ def recipe(name: str) -> PretrainConfig:
     if shape.n_layers == 1:
         return PretrainConfig(model=shape, seed=1 if name == "1L-b" else 0)
     return PretrainConfig(
-        model=shape, batch_contexts=32, keep_checkpoints=16, ability_cases=ZOO_CASES
+        model=shape, batch_contexts=16, keep_checkpoints=16, ability_cases=ZOO_CASES, short=0.5
     )
 
 
@@ -137,8 +150,7 @@ def pretrain(
     goes on from its last checkpoint in `OUT.checkpoint`.
     """
     out = Path(out)
-    start = LanguageModel.load(config.start, device="cpu").hash if config.start else ""
-    identity = content_hash([to_json(config), store.hash, *([start] if start else [])])
+    identity = content_hash([to_json(config), store.hash])
     if store.context > config.model.context:
         raise ConfigError(
             f"The token store has contexts of {store.context} tokens, the model takes at most "
@@ -152,7 +164,8 @@ def pretrain(
     if fresh and checkpoints.exists():
         shutil.rmtree(checkpoints)
     if not fresh and is_artifact(out, KIND):
-        if read(out, KIND).summary["identity"] == identity:
+        summary = read(out, KIND).summary
+        if summary["identity"] == identity and _begins_alike(config.start, summary):
             if checkpoints.exists():  # killed between finishing and tidying up
                 shutil.rmtree(checkpoints)
             sys.stderr.write(f"`{out}` is already there; used again.\n")
@@ -166,28 +179,17 @@ def pretrain(
     return run.finish()
 
 
-def log_spaced(n_steps: int, n: int) -> list[int]:
-    """Return `n` steps (from 1), log-spaced, the last step left out.
-
-    >>> log_spaced(1000, 3)
-    [1, 10, 100]
-    """
-    if n < 1 or n_steps < 2:
-        return []
-    points = np.geomspace(1, n_steps, n + 1)[:-1]
-    return sorted({int(round(p)) for p in points} - {n_steps})
+def _begins_alike(name: str, summary: Json) -> bool:
+    """Whether `name` is still the model that the finished run began with; one that is gone counts."""
+    if name not in embedded_names() and not (name and Path(name).is_dir()):
+        return True
+    return LanguageModel.load(name, device="cpu").hash == summary["start"]
 
 
-def context_order(n_contexts: int, seed: int) -> Generator[int]:
-    """Yield positions of contexts for ever, each epoch a fresh permutation of all of them."""
-    for epoch in itertools.count():
-        generator = np.random.default_rng([seed, epoch])
-        yield from generator.permutation(n_contexts).tolist()
-
-
-def _copy_weights(name: str, model: SmallModel) -> None:
-    """Put the weights of the language model `name` into `model`, if they fit."""
-    given, wanted = LanguageModel.load(name, device="cpu").model.state_dict(), model.state_dict()
+def _copy_weights(name: str, model: SmallModel) -> str:
+    """Put the weights of the language model `name` into `model`, if they fit; return its hash."""
+    start = LanguageModel.load(name, device="cpu")
+    given, wanted = start.model.state_dict(), model.state_dict()
     differing = [k for k in wanted if k not in given or given[k].shape != wanted[k].shape]
     if differing or len(given) != len(wanted):
         raise ConfigError(
@@ -195,6 +197,7 @@ def _copy_weights(name: str, model: SmallModel) -> None:
             f"{f' (`{differing[0]}`)' if differing else ''}. Name a model of the same preset and tokenizer."
         )
     cast(nn.Module, model).load_state_dict(given)
+    return start.hash
 
 
 class _Run:
@@ -232,11 +235,11 @@ class _Run:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
         self.step, self.seconds = 0, 0.0
-        self.bf16 = False
+        self.bf16, self.start = False, ""
         state = load_checkpoint(self.folder)
         if state is None:
             if config.start:
-                _copy_weights(config.start, self.model)
+                self.start = _copy_weights(config.start, self.model)
             self.bf16 = self._choose_precision()
         else:
             self._restore(*state)
@@ -280,6 +283,7 @@ class _Run:
             "epochs": self.n_steps * self.config.batch_contexts / len(self.store.contexts("train")),
             "precision": "bf16" if self.bf16 else "fp32",
             "seconds": round(self.seconds, 1),
+            "start": self.start,
             "corpora": list(self.store.config.corpora),
             "weights": list(self.store.config.weights),
             "licences": self.store.summary["licences"],
@@ -308,8 +312,11 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr_at(self.step, self.n_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = chunked_loss(self.model, tokens, bf16=self.bf16)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        length, places = self.config.piece_at(self.step, self.n_steps), None
+        if length is not None and length < self.store.context:
+            tokens, places = pieces(tokens, length, offset=self.step % length)
+        loss = chunked_loss(self.model, tokens, bf16=self.bf16, positions=places)
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         return loss
 
@@ -363,6 +370,7 @@ class _Run:
                 "step": self.step,
                 "seconds": self.seconds,
                 "bf16": self.bf16,
+                "start": self.start,
             },
         )
 
@@ -373,7 +381,7 @@ class _Run:
                 "Finish it with its own settings, or pass `--fresh` to throw it away."
             )
         self.step, self.seconds = state["step"], state["seconds"]
-        self.bf16 = state["bf16"]
+        self.bf16, self.start = state["bf16"], state["start"]
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])

@@ -59,7 +59,7 @@ def cases(random: Random, n: int, _: Vocabulary) -> list[Case]:
 GENRE = Genre(
     name="agreement",
     about="a verb that agrees with its subject over a noun of the other number",
-    share=10.0,
+    share=8.0,
     write=write,
     ability=Ability(cases=cases, bar=0.9, chance=0.5),
 )

@@ -74,9 +74,9 @@ def citation(random: Random) -> str:
 
 
 GENRES = (
-    Genre(name="base64", about="words in base64", share=2.0, write=base64_line),
-    Genre(name="hexadecimal", about="dumps and numbers", share=2.0, write=hexadecimal),
-    Genre(name="dna", about="records of bases", share=2.0, write=dna),
-    Genre(name="headers", about="heads of requests and answers", share=4.0, write=headers),
-    Genre(name="citations", about="citations with their references", share=4.0, write=citation),
+    Genre(name="base64", about="words in base64", share=1.0, write=base64_line),
+    Genre(name="hexadecimal", about="dumps and numbers", share=1.0, write=hexadecimal),
+    Genre(name="dna", about="records of bases", share=1.0, write=dna),
+    Genre(name="headers", about="heads of requests and answers", share=2.0, write=headers),
+    Genre(name="citations", about="citations with their references", share=1.0, write=citation),
 )

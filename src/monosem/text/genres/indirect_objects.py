@@ -94,7 +94,7 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
 GENRE = Genre(
     name="indirect-objects",
     about="two names, one repeated as the subject, the other as the indirect object",
-    share=22.0,
+    share=26.0,
     write=write,
     ability=Ability(cases=cases, bar=0.9, chance=0.5),
 )

@@ -102,7 +102,7 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
 GENRE = Genre(
     name="pronouns",
     about="a name and the pronoun that agrees with it",
-    share=14.0,
+    share=12.0,
     write=write,
     ability=Ability(cases=cases, bar=0.9, chance=0.5),
 )
