@@ -30,6 +30,8 @@ FEWEST = 50
 NEEDED_F1 = 0.9
 """F1 of a supervised probe of the activations, below which a dictionary cannot be blamed."""
 Penalty = Literal["l1", "l2"]
+MOST_NEWTON = 1024
+"""Widths up to which Newton's method is the quickest: a matrix of that size is solved in each step."""
 
 # scikit-learn 1.8 gave the kind of penalty another argument
 _NEW = inspect.signature(LogisticRegression).parameters["penalty"].default == "deprecated"
@@ -145,6 +147,8 @@ def _regression(
     x: np.ndarray, y: np.ndarray, strength: float, penalty: Penalty, seed: int
 ) -> LogisticRegression:
     given: dict[str, Any] = {"C": strength, "max_iter": MOST_STEPS, "random_state": seed}
+    if penalty == "l2" and x.shape[1] <= MOST_NEWTON:
+        given |= {"solver": "newton-cholesky"}
     if penalty == "l1":
         given |= {"solver": "liblinear", **({"l1_ratio": 1.0} if _NEW else {"penalty": "l1"})}
     with warnings.catch_warnings():  # the weakest penalties would take for ever

@@ -1,0 +1,187 @@
+"""Perturbation of probes: whether taking a few latents away takes away one label, and no other.
+
+    effect_i   (E[a_i | label] - E[a_i | not]) · ⟨w, d_i⟩        w: weights of the label's probe
+    ablated    x - Σ a_i d_i over the n latents with the largest effect; the error of the dictionary stays
+    TPP        mean over labels of (drop of the label's own accuracy - mean drop of the others')
+               effects above 0 only
+    SCR        (ablated - biased) / (oracle - biased)      accuracies on the wanted label; |effect| on the
+               spurious one
+               biased: the wanted label's probe, trained where both labels agree; oracle: where they do not
+
+Targeted probe perturbation and spurious correlation removal, from SAEBench (Karvonen et al. 2025), after
+SHIFT (Marks et al. 2024). **An audit (arXiv:2605.18229, with an author of SAEBench) finds that these two
+should not be used to compare dictionaries**. They are here to be repeated, with that warning in `WARNING`,
+and with what as many latents drawn at random do as the null.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+from scipy.sparse import csr_array
+
+from monosem.metrics.measure import Measure, bootstrap, not_applicable
+from monosem.metrics.probes import FEWEST, NEEDED_F1, Probe, Split, fit
+from monosem.metrics.sparse_probing import supervised_probe
+
+NS = (2, 5, 10, 20, 50)
+"""Numbers of latents that are taken away."""
+FEWEST_LABELS = 3
+SMALLEST_GAP = 0.05
+"""Between biased and oracle accuracy, below which a share of it says nothing."""
+WARNING = "an audit (arXiv:2605.18229) finds TPP and SCR unfit to compare dictionaries"
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """Activations of examples, and what a dictionary makes of them."""
+
+    x: Float[np.ndarray, "examples d"]
+    latents: csr_array
+    W_dec: Float[np.ndarray, "n_latents d"]
+
+    def without(
+        self, rows: Int64[np.ndarray, " n"], chosen: Int64[np.ndarray, " chosen"]
+    ) -> Float[np.ndarray, "n d"]:
+        """Return the activations of `rows` with what the chosen latents add taken away."""
+        return self.x[rows] - self.latents[rows][:, chosen] @ self.W_dec[chosen]
+
+    def effects(
+        self, rows: Int64[np.ndarray, " n"], y: Bool[np.ndarray, " n"], probe: Probe
+    ) -> Float[np.ndarray, " n_latents"]:
+        """Return what each latent adds to the label's log odds, where it is there and where not."""
+        weights = np.where(y, 1 / y.sum(), -1 / (~y).sum())
+        return (self.latents[rows].T @ weights) * (self.W_dec @ probe.weights)
+
+
+def tpp(
+    coded: Coded, splits: Mapping[str, Split], *, ns: Sequence[int] = NS, seed: int = 0
+) -> dict[int, Measure]:
+    """Return targeted probe perturbation by the number of latents taken away; a split for each label."""
+    probes: dict[str, Probe] = {}
+    for name, split in splits.items():
+        if split.fewest < FEWEST:
+            continue
+        supervised, probe = supervised_probe(coded.x, split, seed=seed)
+        if supervised.value is not None and supervised.value >= NEEDED_F1:
+            probes[name] = probe
+    if len(probes) < FEWEST_LABELS:
+        void = not_applicable(
+            f"supervised probes reach F1 {NEEDED_F1} for {len(probes)} of {len(splits)} labels, of at "
+            f"least {FEWEST_LABELS}"
+        )
+        return dict.fromkeys(ns, void)
+    random = np.random.default_rng(seed)
+    drops: dict[int, list[tuple[float, float]]] = {n: [] for n in ns}
+    for name, probe in probes.items():
+        train = splits[name].train
+        effects = coded.effects(train, splits[name].labels[train], probe)
+        order = np.argsort(-effects, kind="stable")
+        able = order[effects[order] > 0]
+        fires = np.flatnonzero(coded.effects(train, splits[name].labels[train], probe) != 0)
+        for n in ns:
+            chance = random.choice(fires, min(n, len(able), len(fires)), replace=False)
+            drops[n].append(
+                (
+                    _own_less_others(coded, splits, probes, name, able[:n]),
+                    _own_less_others(coded, splits, probes, name, chance),
+                )
+            )
+    return {n: _over_labels(np.array(found), seed) for n, found in drops.items()}
+
+
+def scr(
+    coded: Coded,
+    wanted: Bool[np.ndarray, " examples"],
+    spurious: Bool[np.ndarray, " examples"],
+    groups: Int64[np.ndarray, " examples"],
+    *,
+    ns: Sequence[int] = NS,
+    n_train: int = 1024,
+    seed: int = 0,
+) -> dict[int, Measure]:
+    """Return spurious correlation removal by the number of latents taken away.
+
+    Both labels must occur with and without the other. Groups (contexts) are on one side only.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(np.unique(groups))
+    first = np.isin(groups, order[: len(order) // 2])
+    quarters = [(wanted == w) & (spurious == s) for w in (True, False) for s in (True, False)]
+    fewest = min(int((q & half).sum()) for q in quarters for half in (first, ~first))
+    if fewest < FEWEST // 2:
+        void = not_applicable(
+            f"the rarest pair of labels has {fewest} examples, of at least {FEWEST // 2}"
+        )
+        return dict.fromkeys(ns, void)
+
+    def rows(of: Sequence[np.ndarray], half: np.ndarray) -> Int64[np.ndarray, " n"]:
+        n = min(n_train // len(of), *(int((q & half).sum()) for q in of))
+        drawn = [random.choice(np.flatnonzero(q & half), n, replace=False) for q in of]
+        return random.permutation(np.concatenate(drawn))
+
+    even, agreeing = rows(quarters, first), rows([quarters[0], quarters[3]], first)
+    test = rows(quarters, ~first)
+    biased, oracle = (fit(coded.x[r], wanted[r], seed=seed) for r in (agreeing, even))
+    cue, cue_probe = supervised_probe(coded.x, Split(even, test, spurious), seed=seed)
+    y = wanted[test]
+    right = {name: _right(p, coded.x[test], y) for name, p in (("b", biased), ("o", oracle))}
+    reached = min(float(right["o"].mean()), cue.value or 0.0)
+    gap = float(right["o"].mean() - right["b"].mean())
+    if reached < NEEDED_F1 or gap < SMALLEST_GAP:
+        void = not_applicable(
+            f"the weaker supervised probe reaches {reached:.2f} of at least {NEEDED_F1}, and the cue "
+            f"costs {gap:.3f} of at least {SMALLEST_GAP}"
+        )
+        return dict.fromkeys(ns, void)
+    effects = np.abs(coded.effects(even, spurious[even], cue_probe))
+    chosen = np.argsort(-effects, kind="stable")
+    chance = random.permutation(np.flatnonzero(effects > 0))
+    return {
+        n: _recovered(
+            _right(biased, coded.without(test, chosen[:n]), y),
+            _right(biased, coded.without(test, chance[:n]), y),
+            right["b"],
+            right["o"],
+            seed,
+        )
+        for n in ns
+    }
+
+
+def _right(probe: Probe, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " n"]:
+    return ((probe.scores(x) > 0) == y).astype(np.float64)
+
+
+def _recovered(
+    ablated: np.ndarray, chance: np.ndarray, biased: np.ndarray, oracle: np.ndarray, seed: int
+) -> Measure:
+    def share(of: np.ndarray, drawn: np.ndarray) -> float:
+        gap = float((oracle[drawn] - biased[drawn]).sum())
+        return float((of[drawn] - biased[drawn]).sum()) / gap if gap > 0 else float("nan")
+
+    null = share(chance, np.arange(len(biased)))
+    return bootstrap(lambda i: share(ablated, i), len(biased), seed=seed, null=null)
+
+
+def _own_less_others(
+    coded: Coded,
+    splits: Mapping[str, Split],
+    probes: Mapping[str, Probe],
+    name: str,
+    chosen: Int64[np.ndarray, " chosen"],
+) -> float:
+    drops: dict[str, float] = {}
+    for other, probe in probes.items():
+        test, labels = splits[other].test, splits[other].labels
+        before = _right(probe, coded.x[test], labels[test]).mean()
+        after = _right(probe, coded.without(test, chosen), labels[test]).mean()
+        drops[other] = float(before - after)
+    own = drops.pop(name)
+    return own - sum(drops.values()) / len(drops)
+
+
+def _over_labels(found: Float[np.ndarray, "labels two"], seed: int) -> Measure:
+    own, chance = found.T
+    return bootstrap(lambda i: float(own[i].mean()), len(own), seed=seed, null=float(chance.mean()))

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from monosem.metrics.perturbation import WARNING, Coded, scr, tpp
+from monosem.metrics.probes import balanced, fit
+
+N, D = 2400, 24
+
+
+def world(mixed=False, n_labels=4, seed=0):
+    """Labels along directions of their own; a dictionary with a latent for each, or for pairs of them."""
+    random = np.random.default_rng(seed)
+    directions = np.linalg.qr(random.normal(size=(D, D)))[0]
+    labels = random.random((N, n_labels)) < 0.3
+    strength = labels * random.uniform(2.5, 3.5, labels.shape)
+    other = random.random((N, 6)) * (random.random((N, 6)) < 0.3)
+    x = 1.5 + strength @ directions[:n_labels] + other @ directions[10:16]
+    x = x + random.normal(0, 0.1, x.shape)
+    latents = np.concatenate([strength, other], 1)
+    rows = np.concatenate([directions[:n_labels], directions[10:16]])
+    if mixed:  # two latents for two labels, each half of either
+        pairs = np.array([[1, 1], [1, -1]]) / 2**0.5
+        rows[:2], latents[:, :2] = pairs @ rows[:2], latents[:, :2] @ pairs.T
+        rows[2:4], latents[:, 2:4] = pairs @ rows[2:4], latents[:, 2:4] @ pairs.T
+    return Coded(x, csr_array(latents), rows), labels, np.arange(N) // 8
+
+
+def splits(labels, groups):
+    return {
+        str(i): balanced(labels[:, i], groups, n_train=400, n_test=400)
+        for i in range(labels.shape[1])
+    }
+
+
+def test_what_is_taken_away_is_what_the_latents_add():
+    coded, labels, _ = world()
+    rows, chosen = np.arange(50), np.array([0, 2])
+    dense = coded.latents.toarray()
+    expected = coded.x[:50] - dense[:50, [0]] * coded.W_dec[0] - dense[:50, [2]] * coded.W_dec[2]
+    np.testing.assert_allclose(coded.without(rows, chosen), expected)
+    probe = fit(coded.x[:500], labels[:500, 1], strength=1.0)
+    y, some = labels[:500, 1], dense[:500]
+    by_hand = (some[y].mean(0) - some[~y].mean(0)) * (coded.W_dec @ probe.weights)
+    np.testing.assert_allclose(coded.effects(np.arange(500), y, probe), by_hand)
+
+
+def test_labels_with_latents_of_their_own_are_taken_away_one_by_one():
+    coded, labels, groups = world()
+    found = tpp(coded, splits(labels, groups), ns=(1,))[1]
+    assert found.value == pytest.approx(
+        0.5, abs=0.03
+    )  # from certainty to guessing, and nobody else
+    assert found.low > 0.4 > found.null
+    torn, labels, groups = world(mixed=True)
+    assert tpp(torn, splits(labels, groups), ns=(1,))[1].value < 0.35
+
+
+def test_a_planted_cue_is_removed_by_the_latents_that_hold_it():
+    random = np.random.default_rng(4)
+    directions = np.linalg.qr(random.normal(size=(D, D)))[0]
+    labels = random.random((N, 2)) < 0.5
+    strength = random.uniform(1.0, 1.5, (N, 4))
+    latents = np.stack([labels[:, 0], ~labels[:, 0], labels[:, 1], ~labels[:, 1]], 1) * strength
+    other = random.random((N, 6)) * (random.random((N, 6)) < 0.3)
+    rows = np.stack([directions[0], -directions[0], directions[1], -directions[1]])
+    latents = np.concatenate([latents, other], 1)
+    rows = np.concatenate([rows, directions[10:16]])
+    x = 1.5 + latents @ rows + random.normal(0, 0.1, (N, D))
+    coded = Coded(x, csr_array(latents), rows)
+    found = scr(coded, labels[:, 0], labels[:, 1], np.arange(N) // 8, ns=(1, 2))
+    assert found[2].value == pytest.approx(1, abs=0.05) and found[2].beyond_null
+    assert found[1].value == pytest.approx(0.5, abs=0.05)  # one of its two latents
+    assert found[2].low <= found[2].value <= found[2].high
+
+
+def test_what_cannot_be_measured_says_why():
+    coded, labels, groups = world()
+    blind = Coded(np.random.default_rng(0).normal(size=coded.x.shape), coded.latents, coded.W_dec)
+    assert tpp(blind, splits(labels, groups), ns=(2,))[2].void == (
+        "not applicable: supervised probes reach F1 0.9 for 0 of 4 labels, of at least 3"
+    )
+    assert "costs" in scr(blind, labels[:, 0], labels[:, 1], groups, ns=(2,))[2].void
+    never = scr(coded, labels[:, 0], labels[:, 0], groups, ns=(2,))[2]
+    assert never.void == "not applicable: the rarest pair of labels has 0 examples, of at least 25"
+    assert "arXiv:2605.18229" in WARNING
