@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+from monosem.activations import capture as capture_module
 from monosem.activations.cached import StoreSource
 from monosem.activations.capture import CaptureSource
 from monosem.activations.sequence import SequenceSource
@@ -38,6 +39,41 @@ def test_blocks_made_ahead_are_the_same_and_made_by_another_thread(model, store,
     assert first == threading.get_ident()
     assert others
     assert threading.get_ident() not in others
+
+
+def named() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("next block")]
+
+
+def test_a_source_that_is_closed_ends_its_thread_soon_and_goes_on_without_one(
+    model, store, monkeypatch
+):
+    plain = take(CaptureSource(model, store, SITE, **LIVE), 40)
+    monkeypatch.setattr(capture_module, "PASS_TOKENS", store.context)
+    passes = 1024 // store.context
+    begun, go_on, capture = threading.Event(), threading.Event(), model.capture
+    done = []
+
+    def slow(tokens, sites):
+        if threading.current_thread().name.startswith("next block"):
+            done.append(len(tokens))
+            begun.set()
+            assert go_on.wait(10)
+        return capture(tokens, sites)
+
+    monkeypatch.setattr(model, "capture", slow)
+    source = CaptureSource(model, store, SITE, **LIVE, ahead=True)
+    batches = iter(source)
+    own = [next(batches)]
+    assert begun.wait(10)
+    threading.Timer(0.2, go_on.set).start()
+    source.close()
+    assert not named()
+    assert len(done) < passes, "the block that nobody wants was made to its end"
+    own += itertools.islice(batches, 39)
+    for one, other in zip(plain, own, strict=True):
+        assert torch.equal(one.rows, other.rows)
+        torch.testing.assert_close(one.x, other.x)
 
 
 def test_what_goes_wrong_ahead_is_raised_where_the_block_is_asked_for(model, store, monkeypatch):

@@ -15,8 +15,9 @@ import abc
 import contextvars
 import itertools
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -108,6 +109,7 @@ class BlockSource(abc.ABC):
         self._epoch, self._block, self._position = 0, 0, 0
         self._held: Block | None = None
         self._thread = ThreadPoolExecutor(1, "next block of activations") if ahead else None
+        self._closing = threading.Event()
         self._stream = BesideStream(device)
         self._coming: tuple[tuple[int, int], Future[Block]] | None = None
 
@@ -214,6 +216,14 @@ class BlockSource(abc.ABC):
             self._coming[1].exception()
         return joined([drawn, self._elsewhere(n - len(drawn), generator)])
 
+    def close(self) -> None:
+        """End the thread that makes blocks ahead, soon; what is asked for later is made when it is."""
+        thread, self._thread, self._coming = self._thread, None, None
+        if thread is not None:
+            self._closing.set()
+            thread.shutdown(cancel_futures=True)
+            self._closing.clear()
+
     def whole(self, block: int) -> tuple[Batch, int]:
         """Return the rows of a block of the first epoch as they are served, and how many are left out."""
         made = self._made(0, block)
@@ -246,6 +256,11 @@ class BlockSource(abc.ABC):
         if made.report:
             sys.stderr.write(made.report)
         return made
+
+    def _check_wanted(self) -> None:
+        """Raise where the block that is being made is no longer wanted; between two parts of it."""
+        if self._closing.is_set():
+            raise CancelledError
 
     def _order_within(self, epoch: int, block: int, n: int) -> Int64[Tensor, " n_rows"]:
         """Return the order in which the rows of a block are served."""

@@ -114,6 +114,7 @@ class StoreSource(BlockSource):
         rows = torch.empty(n_rows, dtype=torch.int64)
         done, number, shard = 0, -1, None
         for of, start, stop in wanted.tolist():
+            self._check_wanted()
             if shard is None or of != number:
                 number, shard = of, self._store.shard(of)
             there = slice(done, done + stop - start)

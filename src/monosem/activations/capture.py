@@ -210,6 +210,7 @@ class CaptureSource(BlockSource):
         passes = (torch.from_numpy(self._store.tokens(contexts[some])) for some in chosen)
         done = 0
         for some, captured in zip(chosen, self._model.captures(passes, sites), strict=True):
+            self._check_wanted()
             here = torch.from_numpy(mask[some].ravel().nonzero()[0])
             for held, side in zip(kept, self._sides, strict=True):
                 parts = held[done : done + len(here)].split(list(side.values()), 1)

@@ -99,8 +99,7 @@ def capture_store(
     Ranks of `world` call this alike, and each captures every `size`-th shard; the store is the same.
 
     A finished store of the same configuration and inputs is used again, an interrupted one goes on;
-    `fresh` starts anew. Everything is checked before the model runs: names, space on the disk
-    (`StorageFullError`), another writer (`ArtifactBusyError`).
+    `fresh` starts anew. Checked before: names, space (`StorageFullError`), writers (`ArtifactBusyError`).
     """
     out = Path(out)
     artifact.check_target(out, KIND)
@@ -311,10 +310,9 @@ class _Work:
             shard_name(i): {k: line[k] for k in ("bytes", "sha256")} for i, line in enumerate(done)
         }
         n_rows, n_bytes = sum(x["n_rows"] for x in done), sum(x["bytes"] for x in done)
-        n_left_out = sum(line["n_not_finite"] for line in done)
         summary: Json = {
             "n_rows": n_rows,
-            "n_not_finite": n_left_out,
+            "n_not_finite": sum(line["n_not_finite"] for line in done),
             "rows_per_shard": [line["n_rows"] for line in done],
             "bytes_per_value": n_bytes / (n_rows * sum(self.widths.values())),
             "fvu": {site: _fvu([line["errors"][site] for line in done]) for site in self.widths},

@@ -87,7 +87,7 @@ def train(
     shares = sharing_of(parallel, config, world)
     identity: Json = {"train": to_json(config), "model": model.hash, "tokens": store.hash}
     identity |= _read(activations)
-    with _only_writer(out, world):
+    with _only_writer(out, world), contextlib.closing(source):
         if not world.by_first(lambda: _finished(out, KIND, identity, fresh)):
             part = Part(config, model, source, of_several=False, sharing=shares)
             _Training([part], source, identity, out, shares).go(store, checkpoint_seconds, trackers)
@@ -136,7 +136,7 @@ def train_suite(
         "tokens": store.hash,
         **_read(activations),
     }
-    with _only_writer(out, world):
+    with _only_writer(out, world), contextlib.closing(source):
         if not world.by_first(lambda: _finished(out, suites.KIND, identity, fresh)):
             sys.stderr.write(
                 f"{len(widths) * len(config.dictionaries)} dictionaries at {len(widths)} sites, in about "
