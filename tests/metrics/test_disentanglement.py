@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+from sklearn.feature_selection import f_classif
+
+from monosem.metrics.disentanglement import disentanglement, exchanged, telling_classes
+from monosem.metrics.perturbation import Coded
+
+N, D, N_CLASSES = 1600, 24, 3
+
+
+def world(mixed=False, seed=0):
+    """Two attributes of three classes; latents of one class of one of them each, or of a pair of classes."""
+    random = np.random.default_rng(seed)
+    directions = np.linalg.qr(random.normal(size=(D, D)))[0]
+    classes = random.integers(N_CLASSES, size=(N, 2))
+    latents = np.zeros((N, 60))
+    for a in range(2):
+        latents[np.arange(N), 3 * a + classes[:, a]] = random.uniform(2, 3, N)
+    latents[:, 6:] = random.random((N, 54)) * (random.random((N, 54)) < 0.05)
+    rows = np.concatenate([directions[:6], np.tile(directions[6:24], (3, 1))])
+    x = 2.0 + latents @ rows + random.normal(0, 0.1, (N, D))
+    if mixed:  # one latent for each pair of classes
+        pair = N_CLASSES * classes[:, 0] + classes[:, 1]
+        rows = np.array([directions[p // 3] + directions[3 + p % 3] for p in range(9)]) / 2**0.5
+        latents = np.zeros((N, 9))
+        latents[np.arange(N), pair] = 2.5 * 2**0.5
+    attributes = {"country": classes[:, 0], "language": classes[:, 1]}
+    return Coded(x, csr_array(latents), rows), attributes, np.arange(N) // 4
+
+
+def test_latents_of_their_own_are_exchanged_alone():
+    coded, attributes, groups = world()
+    found = disentanglement(coded, attributes, groups)
+    assert set(found["country"].latents[:3]) == {0, 1, 2}
+    assert set(found["language"].latents[:3]) == {3, 4, 5}
+    for each in found.values():
+        assert each.cause.value > 0.97 and each.isolation.value > 0.97
+        assert each.score.beyond_null and each.score.null < 0.75
+        assert each.score.value == pytest.approx((each.cause.value + each.isolation.value) / 2)
+
+
+def test_latents_of_pairs_move_both_attributes_or_neither():
+    coded, attributes, groups = world(mixed=True)
+    found = disentanglement(coded, attributes, groups)["country"]
+    assert found.score.value < 0.75
+    assert found.score.low <= found.score.value <= found.score.high
+
+
+def test_an_exchange_keeps_the_error_and_changes_the_chosen_latents_alone():
+    coded, _, _ = world()
+    base, source, chosen = np.arange(9), np.arange(20, 29), np.array([1, 4])
+    dense = coded.latents.toarray()
+    made = dense[base].copy()
+    made[:, chosen] = dense[source][:, chosen]
+    error = coded.x[base] - dense[base] @ coded.W_dec
+    np.testing.assert_allclose(exchanged(coded, base, source, chosen), made @ coded.W_dec + error)
+
+
+def test_latents_are_ranked_by_the_f_of_an_analysis_of_variance():
+    coded, attributes, _ = world()
+    theirs, _ = f_classif(coded.latents.toarray(), attributes["country"])
+    order = telling_classes(coded.latents, attributes["country"])
+    np.testing.assert_allclose(theirs[order], np.sort(theirs)[::-1])
+
+
+def test_a_reader_of_ones_own_is_asked_and_what_cannot_be_read_is_not_applicable():
+    coded, attributes, groups = world()
+    asked = []
+
+    def reader(x):
+        asked.append(len(x))
+        return np.zeros(len(x), np.int64)
+
+    found = disentanglement(coded, attributes, groups, readers={"language": reader}, ns=(4,))
+    assert asked
+    assert found["language"].score.void.startswith("not applicable: `language` is read with F1 0.")
+    assert found["country"].score.void == "not applicable: 1 attributes can be read, of at least 2"
+    rare = attributes | {"rare": (np.arange(N) < 12).astype(np.int64), "one": np.zeros(N, np.int64)}
+    found = disentanglement(coded, rare, groups, ns=(4,))
+    assert found["one"].score.void == "not applicable: `one` has one class"
+    assert "of at least 25 on each side" in found["rare"].score.void
+    assert found["country"].score.applicable
