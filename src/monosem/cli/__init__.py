@@ -24,6 +24,7 @@ VERBS = {
     "explore": "browse a feature database on 127.0.0.1",
     "report": "write feature databases into one self-contained HTML file",
     "convert": "read a dictionary in one library's format and write it in another's",
+    "neurons": "find the neurons that write a token, and look at the embeddings",
     "attention-only": "turn a language model's neurons into attention heads",
     "toy": "toy models of superposition, figure by figure",
     "study": "recompute the claims of a paper",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from monosem.core.errors import ArtifactKindError, ConfigError, CorpusError
+from monosem.cli.texts import LONGEST, rows_of_text
+from monosem.core.errors import ArtifactKindError, ConfigError
 from monosem.rendering import table
 
 if TYPE_CHECKING:
@@ -116,30 +117,10 @@ def _tokens(given: Arguments, model: "LanguageModel") -> "Tensor":
     # Imported here for start-up time.
     import torch
 
-    length = min(model.context, 256)
-    if given.text is None:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randint(0, model.vocab_size, (given.n_contexts, length), generator=generator)
-    if model.tokenizer is None:
-        raise ConfigError(f"`{given.model}` has no tokenizer to read `--text` with; leave it out.")
-    try:
-        words = given.text.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
-        raise CorpusError(
-            f"`{given.text}` cannot be read as text ({error}). Pass a file of UTF-8 text."
-        ) from error
-    tokenizer: Any = model.tokenizer
-    bos = tokenizer.bos_token_id
-    n_first = 0 if bos is None else 1
-    ids = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
-    n = min(given.n_contexts, len(ids) // (length - n_first))
-    if n == 0:
-        raise CorpusError(
-            f"`{given.text}` holds {len(ids)} tokens, less than one context of {length}. "
-            "Pass a longer text."
-        )
-    rows = torch.tensor(ids[: n * (length - n_first)]).reshape(n, -1)
-    return torch.cat([rows.new_full((n, n_first), bos or 0), rows], dim=1)
+    if given.text is not None:
+        return rows_of_text(model, given.text, given.n_contexts)
+    length, generator = min(model.context, LONGEST), torch.Generator().manual_seed(0)
+    return torch.randint(0, model.vocab_size, (given.n_contexts, length), generator=generator)
 
 
 def _record(
