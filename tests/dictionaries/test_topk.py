@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monosem.core.errors import ConfigError
-from monosem.dictionaries.auxiliary import START
+from monosem.dictionaries.auxiliary import LONGEST
 from monosem.dictionaries.base import TrainState
 from monosem.dictionaries.losses import aux_k, auxiliary_k, mse, normalised_mse
 from monosem.dictionaries.topk import TopK, TopKConfig
@@ -74,7 +74,7 @@ def test_aux_k_reaches_the_encoder_rows_of_the_dead_and_of_nobody_else(
     dictionary, x = make(), draw(64, D)
     with torch.no_grad():
         # too low to be among the k, high enough to be positive at times
-        dictionary.b_enc[:8] = -3.0 * START
+        dictionary.b_enc[:8] = -3.0 * dictionary.W_enc[:, 0].norm()
         dictionary.W_enc[:, :8] *= 2
     state = make_state(dictionary, silent=range(8))
     aux = dictionary.loss_terms(x, x, state)["aux_k"]
@@ -148,12 +148,21 @@ def test_the_number_of_helpers_is_a_power_of_two_near_half_the_width() -> None:
     assert [auxiliary_k(d) for d in (2, 16, 100, 512, 768, 2048)] == [1, 8, 64, 256, 256, 1024]
 
 
-def test_the_encoder_starts_tied_and_gives_short_outputs_for_unit_inputs() -> None:
-    dictionary = TopK(TopKConfig(d_in=64, n_latents=512, k=16))
-    columns = torch.nn.functional.normalize(dictionary.W_enc, dim=0)
-    torch.testing.assert_close(columns.t(), dictionary.W_dec)
+@pytest.mark.parametrize("k", [16, 128])
+def test_the_encoder_starts_tied_and_gives_unit_outputs_for_unit_inputs_or_is_as_long_as_it_may_be(
+    k: int,
+) -> None:
+    dictionary = TopK(TopKConfig(d_in=64, n_latents=512, k=k))
+    lengths = dictionary.W_enc.norm(dim=0)
+    torch.testing.assert_close(dictionary.W_enc.t(), lengths[:, None] * dictionary.W_dec)
     x = torch.nn.functional.normalize(draw(1000, 64, seed=9), dim=1)
-    assert dictionary(x).norm(dim=1).mean().item() == pytest.approx(START, rel=0.02)
+    output = dictionary(x).norm(dim=1).mean().item()
+    if k == 16:
+        assert lengths.max().item() == pytest.approx(LONGEST)
+        assert output < 0.95
+    else:
+        assert lengths.max().item() < LONGEST
+        assert output == pytest.approx(1.0, abs=0.02)
 
 
 def test_it_starts_at_the_geometric_median_and_the_variance_of_the_data() -> None:
