@@ -3,35 +3,67 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from monosem.core.errors import unknown_name
+from monosem.core.errors import ConfigError, unknown_name
 from monosem.rendering import table
 
 HELP = "recompute the claims of a paper"
 
-STUDIES = ("attention-only",)
+ATTENTION_ONLY, FEATURES = "attention-only", "sparse-autoencoders-find-features"
+STUDIES = (ATTENTION_ONLY, FEATURES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Recompute the claims of a paper: what is measured beside what is proved."""
+    """Recompute the claims of a paper: what is measured beside what it says, or what is proved."""
 
     study: Annotated[str, tyro.conf.Positional]
-    """Which: attention-only."""
+    """Which: attention-only, sparse-autoencoders-find-features."""
     scale: str = "small"
-    """small, or full: wider and more."""
+    """tiny (a minute), small (an hour at most) or paper (its sizes); of attention-only: small, or full."""
+    out: Path | None = None
+    """Folder of the report; what is there already is not made again. Left out: runs/ and the name."""
+    figures: tuple[str, ...] = ()
+    """Figures to make; left out, all."""
+    model: str = "1L-a"
+    """Language model: an embedded one, a folder, or a name on the hub."""
+    tokens: Path | None = None
+    """Token store that it reads; left out, the standard library's text."""
+    residual: str = ""
+    """Residual site; left out, that of the middle layer."""
+    mlp: str = ""
+    """Site of MLP neurons; left out, that of the middle layer."""
+    seed: int = 0
+    """Seed of dictionaries, text order and samples."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    fresh: bool = False
+    """Make every figure anew; dictionaries that are there are used again."""
     json: bool = False
-    """Print the claims as JSON."""
+    """Print the claims, or the items, as JSON."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the study, print its claims, and return 0 if all hold."""
+    """Run the study and print what it found; 1 if a claim with a proof does not hold."""
     given = tyro.cli(Arguments, args=arguments, prog="monosem study", description=HELP)
     if given.study not in STUDIES:
         raise unknown_name("study", given.study, STUDIES)
+    if given.study == ATTENTION_ONLY:
+        return _claims(given)
+    return _figures(given)
+
+
+def _claims(given: Arguments) -> int:
+    """Print the claims of `attention-only`, and return 0 if all hold."""
+    if given.out is not None or given.figures or given.tokens is not None:
+        raise ConfigError(
+            "`attention-only` prints its claims, and has no `--out`, `--figures` or `--tokens`. Leave them "
+            "out, or pass `--json` to keep what it prints."
+        )
     # Imported here for start-up time.
     from monosem.studies.attention_only import attention_only
 
@@ -45,3 +77,30 @@ def main(arguments: list[str]) -> int:
         ]
         print(table.text(["claim", "dtype", "measured", "bound", "holds"], rows))
     return 0 if all(c.holds for c in claims) else 1
+
+
+def _figures(given: Arguments) -> int:
+    # Imported here for start-up time.
+    from monosem.models.language_model import LanguageModel
+    from monosem.studies import report
+    from monosem.studies.sparse_autoencoders.study import sparse_autoencoders
+    from monosem.text.store import TokenStore
+
+    out = given.out or Path("runs") / given.study
+    found = sparse_autoencoders(
+        out,
+        model=LanguageModel.load(given.model, device=given.device),
+        store=None if given.tokens is None else TokenStore.open(given.tokens),
+        scale=given.scale,
+        residual=given.residual,
+        mlp=given.mlp,
+        figures=given.figures,
+        seed=given.seed,
+        fresh=given.fresh,
+    )
+    if given.json:
+        print(json.dumps([report.item_json(i) for f in found for i in f.items], indent=2))
+    else:
+        print(report.text(found))
+        print(f"\n{out / report.PAGE}")
+    return 0

@@ -1,0 +1,127 @@
+"""Case studies: on which tokens a latent is active, of latents drawn at random and of the narrowest.
+
+A latent's activation is summed by token; the share of its largest token says how narrow it is. Narrow
+ones are chosen for it, and say so: the random ones are what a reader may expect.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from markupsafe import Markup
+from transformers import PreTrainedTokenizerFast
+
+from monosem.dictionaries.base import Dictionary
+from monosem.metrics.stream import Place, activations, blocks, first, visit
+from monosem.rendering import table
+from monosem.rendering.tokens import token as shown
+from monosem.studies.report import Figure, Item
+from monosem.studies.sparse_autoencoders.setting import Setting
+
+LEAST = 30
+"""Tokens that a latent must fire on, to be shown."""
+N_TOKENS = 6
+AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Case:
+    """One latent and the tokens that have most of its activation."""
+
+    latent: int
+    n: int
+    """Tokens it fires on."""
+    tokens: tuple[tuple[str, float], ...]
+    """Token and share of the activation, the largest first."""
+
+
+def cases(setting: Setting) -> Figure:
+    """Return the tokens of the narrowest and of random latents."""
+    dictionary = setting.sizes[setting.scale.ratios[-1]]
+    mass, counts = by_token(dictionary, setting)
+    alive = np.flatnonzero(counts >= LEAST)
+    share = mass.max(1) / np.maximum(mass.sum(1), 1e-30)
+    narrow = alive[np.argsort(-share[alive], kind="stable")][: setting.scale.n_cases]
+    random = np.random.default_rng(setting.seed)
+    drawn = random.permutation(alive)[: setting.scale.n_cases]
+    vocabulary = setting.store.tokenizer
+    made = {
+        words: [_case(int(i), mass, counts, vocabulary) for i in chosen]
+        for words, chosen in (("narrowest", narrow), ("drawn at random", drawn))
+    }
+    how = "studies/sparse_autoencoders/cases.py; monosem study sparse-autoencoders-find-features"
+    return Figure(
+        name="cases",
+        title="What latents are active on",
+        text=(
+            f"Of {len(alive):,} latents that fire on {LEAST} tokens or more: those with most of their "
+            "activation on one token, chosen for that, and as many drawn at random. Shares are of a "
+            "latent's activation."
+        ),
+        drawings=tuple(_drawn(found) for found in made.values()),
+        captions=tuple(words.capitalize() for words in made),
+        items=(
+            Item(
+                item="share of a latent's activation on its largest token, median",
+                here=float(np.median(share[alive])) if len(alive) else None,
+                unit="share",
+                how=how,
+            ),
+            Item(
+                item="latents with more than nine tenths of it on one token",
+                here=float((share[alive] > 0.9).mean()) if len(alive) else None,
+                unit="share",
+                how=how,
+            ),
+        ),
+        notes={"site": setting.residual, "latents": f"{dictionary.n_latents:,}"},
+    )
+
+
+@torch.no_grad()
+def by_token(
+    dictionary: Dictionary[Any], setting: Setting
+) -> tuple[Float[np.ndarray, "n_latents vocab"], Int64[np.ndarray, " n_latents"]]:
+    """Return the activation of each latent on each token of the vocabulary, and how often it fires."""
+    place = Place(setting.model, setting.store, setting.residual)
+    mass = np.zeros((dictionary.n_latents, setting.store.vocab_size), dtype=np.float32)
+    counts = np.zeros(dictionary.n_latents, dtype=np.int64)
+    contexts = first(
+        visit(setting.store, "heldout", setting.seed), setting.store, setting.scale.n_eval
+    )
+    for block in blocks(setting.store, contexts, AT_ONCE):
+        latents = dictionary.encode_sparse(activations(place, block)[block.ordinary]).ragged()
+        on = latents.values > 0
+        read = block.tokens[block.ordinary][latents.rows()[on]].numpy()
+        which = latents.indices[on].long().numpy()
+        np.add.at(mass, (which, read), latents.values[on].float().numpy())
+        counts += np.bincount(which, minlength=dictionary.n_latents)
+    return mass, counts
+
+
+def _case(
+    latent: int,
+    mass: Float[np.ndarray, "n_latents vocab"],
+    counts: Int64[np.ndarray, " n_latents"],
+    tokenizer: PreTrainedTokenizerFast,
+) -> Case:
+    row = mass[latent]
+    largest = np.argsort(-row, kind="stable")[:N_TOKENS]
+    total = float(row.sum())
+    tokens = tuple(
+        (str(tokenizer.decode([int(t)])), float(row[t]) / total) for t in largest if row[t] > 0
+    )
+    return Case(latent, int(counts[latent]), tokens)
+
+
+def _drawn(found: list[Case]) -> str:
+    rows = [[str(case.latent), f"{case.n:,}", _listed(case)] for case in found]
+    return str(table.html(["latent", "fires on", "tokens, share of its activation"], rows))
+
+
+def _listed(case: Case) -> Markup:
+    return Markup(", ").join(
+        Markup("{} {}").format(shown(text), f"{100 * share:.0f} %") for text, share in case.tokens
+    )

@@ -1,0 +1,156 @@
+"""What the study is run on: scale, model, text, and the dictionaries that all figures share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from monosem.core.config import content_hash, to_json
+from monosem.dictionaries.base import Dictionary
+from monosem.dictionaries.relu import ReLUConfig
+from monosem.dictionaries.tied import TiedConfig
+from monosem.metrics.evaluate import EvaluateConfig
+from monosem.models.language_model import LanguageModel
+from monosem.text.tokens import TokenStore
+from monosem.training.run import TrainingRun
+from monosem.training.trainer import TrainConfig, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large everything is."""
+
+    max_tokens: int
+    """Tokens of text, where the study makes its own; 0: all."""
+    n_tokens: int
+    """Activations that a dictionary is trained on."""
+    batch: int
+    """Of them in a step."""
+    ratios: tuple[float, ...]
+    """Sizes, in widths of the site."""
+    l0s: tuple[float, ...]
+    """Latents that fire in a token, of the dictionaries on the curve."""
+    n_eval: int
+    """Held-out tokens of losses and errors."""
+    n_density: int
+    """Tokens over which firings are counted."""
+    n_cases: int
+    """Latents whose tokens are shown."""
+    baselines: tuple[str, ...]
+
+
+SCALES: dict[str, Scale] = {
+    "tiny": Scale(
+        max_tokens=250_000,
+        n_tokens=100_000,
+        batch=256,
+        ratios=(1.0, 2.0),
+        l0s=(8.0, 24.0),
+        n_eval=4_096,
+        n_density=20_000,
+        n_cases=3,
+        baselines=("random", "pca"),
+    ),
+    "small": Scale(
+        max_tokens=4_000_000,
+        n_tokens=1_500_000,
+        batch=1024,
+        ratios=(0.5, 1.0, 2.0, 4.0),
+        l0s=(4.0, 8.0, 16.0, 32.0, 64.0),
+        n_eval=32_768,
+        n_density=500_000,
+        n_cases=6,
+        baselines=("random", "pca", "ica"),
+    ),
+    "paper": Scale(
+        max_tokens=0,
+        n_tokens=50_000_000,
+        batch=2048,
+        ratios=(0.5, 1.0, 2.0, 4.0, 8.0),
+        l0s=(10.0, 20.0, 40.0, 80.0, 160.0),
+        n_eval=262_144,
+        n_density=5_000_000,
+        n_cases=10,
+        baselines=("random", "pca", "ica"),
+    ),
+}
+"""tiny: about a minute; small: an hour at most, on two cores; paper: its sizes, on any model."""
+MIDDLE_L0 = 2
+"""Which of the l0s the dictionaries of several sizes have; the last, where there are fewer."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One model, its text, one scale."""
+
+    scale: Scale
+    model: LanguageModel
+    store: TokenStore
+    residual: str
+    """Residual site."""
+    mlp: str
+    """Site of MLP neurons."""
+    out: Path
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the figures hang on."""
+        parts = [to_json(self.scale), self.model.hash, self.store.hash, self.residual, self.mlp]
+        return content_hash([*parts, self.seed])
+
+    @property
+    def measuring(self) -> EvaluateConfig:
+        """How much text measures read."""
+        s = self.scale
+        return EvaluateConfig(
+            n_loss_tokens=s.n_eval,
+            n_mean_tokens=s.n_eval,
+            n_density_tokens=s.n_density,
+            seed=self.seed,
+        )
+
+    @property
+    def l0(self) -> float:
+        """The l0 of the dictionaries of several sizes."""
+        return self.scale.l0s[min(MIDDLE_L0, len(self.scale.l0s) - 1)]
+
+    @cached_property
+    def curve(self) -> dict[float, Dictionary[Any]]:
+        """Tied dictionaries at the residual site, as wide as it is times the largest ratio, by their l0."""
+        n = self._wide(self.residual, self.scale.ratios[-1])
+        kinds = [TiedConfig(n_latents=n, l0=l0, seed=self.seed) for l0 in self.scale.l0s]
+        run = self._train("residual-l0", self.residual, kinds)
+        return dict(zip(self.scale.l0s, (run[name] for name in run.names), strict=True))
+
+    @cached_property
+    def sizes(self) -> dict[float, Dictionary[Any]]:
+        """Tied dictionaries at the residual site with the same l0, by their size in widths."""
+        kinds = [
+            TiedConfig(n_latents=self._wide(self.residual, r), l0=self.l0, seed=self.seed)
+            for r in self.scale.ratios
+        ]
+        run = self._train("residual-sizes", self.residual, kinds)
+        return dict(zip(self.scale.ratios, (run[name] for name in run.names), strict=True))
+
+    @cached_property
+    def neurons(self) -> dict[float, Dictionary[Any]]:
+        """Dictionaries at MLP neurons by their l0: not tied, as in the paper, where tied ones lose."""
+        n = self._wide(self.mlp, min(self.scale.ratios[-1], 2.0))
+        kinds = [ReLUConfig(n_latents=n, l0=l0, seed=self.seed) for l0 in self.scale.l0s]
+        run = self._train("mlp-l0", self.mlp, kinds)
+        return dict(zip(self.scale.l0s, (run[name] for name in run.names), strict=True))
+
+    def _wide(self, site: str, ratio: float) -> int:
+        return max(1, round(ratio * self.model.width(site)))
+
+    def _train(self, name: str, site: str, kinds: Sequence[Any]) -> TrainingRun:
+        config = TrainConfig(
+            site=site,
+            dictionaries=tuple(kinds),
+            n_tokens=self.scale.n_tokens,
+            batch_size=self.scale.batch,
+            seed=self.seed,
+        )
+        return train(config, self.model, self.store, self.out / name)

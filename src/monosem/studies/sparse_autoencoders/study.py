@@ -1,0 +1,119 @@
+"""The study as one call: stages that are kept as they are done, one report."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from monosem.core.config import content_hash
+from monosem.core.errors import ConfigError, unknown_name
+from monosem.models.language_model import LanguageModel
+from monosem.studies import report
+from monosem.studies.report import Figure, Item, Stage
+from monosem.studies.sparse_autoencoders.cases import cases
+from monosem.studies.sparse_autoencoders.curve import curve
+from monosem.studies.sparse_autoencoders.setting import SCALES, Setting
+from monosem.studies.sparse_autoencoders.sizes import sizes
+from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
+
+TITLE = "Sparse autoencoders find highly interpretable features"
+LEAD = (
+    "Cunningham et al. 2023, recomputed: dictionaries of a residual stream and of MLP neurons beside the "
+    "bases and components that they should beat, the same features in larger dictionaries, and what latents "
+    "are active on."
+)
+FIGURES = ("curve-residual", "curve-mlp", "sizes", "cases", "missing")
+VERSION = 1
+
+
+def sparse_autoencoders(
+    out: Path,
+    *,
+    model: LanguageModel,
+    store: TokenStore | None = None,
+    scale: str = "small",
+    residual: str = "",
+    mlp: str = "",
+    figures: Sequence[str] = (),
+    seed: int = 0,
+    fresh: bool = False,
+) -> list[Figure]:
+    """Write the figures and the report into `out`; without `store` the model reads the corpus `python`.
+
+    The sites are those of the middle layer unless they are given. What is there already, of the same scale,
+    model and text, is used again: dictionaries as well as figures.
+    """
+    if scale not in SCALES:
+        raise unknown_name("scale", scale, SCALES)
+    for name in figures:
+        if name not in FIGURES:
+            raise unknown_name("figure", name, FIGURES)
+    if out.is_file():
+        raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
+    middle = model.n_layers // 2
+    sites = (
+        str(model.check_site(residual or f"blocks.{middle}.hook_resid_post")),
+        str(model.check_site(mlp or f"blocks.{middle}.mlp.hook_post")),
+    )
+    chosen = SCALES[scale]
+    if store is None:
+        config = TokensConfig(max_tokens=chosen.max_tokens, context=min(128, model.context or 128))
+        tokenizer = model.tokenizer
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ConfigError(
+                f"`{model.name}` brings no fast tokenizer to read text with. Give a token store."
+            )
+        store = build_token_store(config, out / "tokens", tokenizer=tokenizer)
+    setting = Setting(chosen, model, store, *sites, out, seed)
+    stages = {
+        "curve-residual": partial(curve, setting, mlp=False),
+        "curve-mlp": partial(curve, setting, mlp=True),
+        "sizes": partial(sizes, setting),
+        "cases": partial(cases, setting),
+        "missing": missing,
+    }
+    wanted = figures or FIGURES
+    key = content_hash([VERSION, setting.key])
+    found = report.run_stages(
+        {name: Stage(make=stages[name], key=key) for name in wanted}, out, fresh=fresh
+    )
+    report.write(found, out, title=TITLE, lead=LEAD)
+    return found
+
+
+def missing() -> Figure:
+    """Return what the paper has and this study has not."""
+    lacks = {
+        "scores of explanations, beside PCA, ICA, random directions and neurons": (
+            "dictionaries best in early layers, near ICA at layer 4",
+            "no explainer yet",
+        ),
+        "indirect objects: patches needed for a KL, dictionaries against PCA": (
+            "fewer and smaller patches than PCA (Pythia-410M, layer 11)",
+            "interventions by features are not built yet",
+        ),
+        "causal trees of features across layers": (
+            "closing brackets (Pythia-410M, layer 5)",
+            "interventions by features are not built yet",
+        ),
+        "pronouns removed by ablating one feature": (
+            "less disruption than earlier methods (first version)",
+            "editing is not built yet",
+        ),
+    }
+    return Figure(
+        name="missing",
+        title="What is not here",
+        text="What the paper shows and this study cannot recompute yet, and why.",
+        items=tuple(
+            Item(
+                item=item,
+                here=f"missing: {why}",
+                paper=paper,
+                paper_certainty="read in the paper",
+                how="—",
+            )
+            for item, (paper, why) in lacks.items()
+        ),
+    )
