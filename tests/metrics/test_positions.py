@@ -1,0 +1,103 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.core.errors import ConfigError
+from monosem.dictionaries.baselines import Neurons
+from monosem.metrics.evaluate import EvaluateConfig, evaluate
+from monosem.metrics.positions import Grid, across, beyond, by_position
+from monosem.metrics.stream import Place
+from monosem.models.language_model import LanguageModel
+
+SITE = "blocks.0.mlp.hook_post"
+
+
+@pytest.fixture(scope="module")
+def found(dictionary, model, store) -> Grid:
+    return by_position(
+        dictionary, Place(model, store, SITE), n_tokens=10**6, n_mean_tokens=10**6, batch=100
+    )
+
+
+def test_all_positions_together_are_what_an_evaluation_measures(found, dictionary, model, store):
+    config = EvaluateConfig(
+        n_loss_tokens=10**6, n_mean_tokens=10**6, n_density_tokens=100, matmul="fp32"
+    )
+    whole = evaluate(dictionary, model, store, config, site=SITE)
+    measures = found.measures()
+    for name in ("loss", "delta_ce", "fvu", "l0"):
+        assert measures[name].value == pytest.approx(whole[name], rel=1e-5), name
+        assert measures[name].low <= measures[name].value <= measures[name].high
+    assert measures["fvu"].n == 40  # contexts, which are what is drawn anew
+
+
+def test_each_position_is_that_of_its_own_column(found, dictionary, model, store):
+    curves = found.curves()
+    contexts = store.contexts("heldout")
+    order = contexts.start + np.random.default_rng(0).permutation(len(contexts))
+    tokens = torch.from_numpy(store.tokens(order))
+    ordinary = torch.from_numpy(store.ordinary(tokens.numpy()))
+    losses = model.losses(tokens)
+    at = 5
+    mask = ordinary[:, at + 1]
+    assert curves["loss"][at] == pytest.approx(float(losses[mask, at].mean()), rel=1e-5)
+    x = model.capture(tokens, [SITE])[SITE][:, at][ordinary[:, at]]
+    on = (dictionary.encode(x) > 0).sum(1).float()
+    assert curves["l0"][at] == pytest.approx(float(on.mean()))
+    error = (x - dictionary(x)).square().sum(1).mean()
+    assert curves["fvu"][at] == pytest.approx(float(error) / np.nanmean(found.variance), rel=1e-5)
+    assert np.isnan(curves["l0"][0]) and np.isnan(curves["loss"][-1])
+    assert np.isfinite(curves["loss"][0])  # predicted from BOS, which keeps its activation
+    np.testing.assert_allclose(curves["delta_ce"], curves["spliced"] - curves["loss"])
+
+
+def test_what_is_perfect_costs_nothing_anywhere(model, store):
+    found = by_position(
+        Neurons.of_width(24), Place(model, store, SITE), n_tokens=200, n_mean_tokens=200
+    )
+    assert np.nanmax(np.abs(found.curves()["delta_ce"])) < 1e-5
+    assert found.measures()["fvu"].value < 1e-12
+
+
+def test_positions_beyond_the_trained_ones_stand_beside_them(found):
+    parted = beyond(found, 10)
+    curves = {name: getattr(found, name) for name in ("error", "variance", "l0")}
+    assert parted.inside["l0"].value == pytest.approx(np.nanmean(curves["l0"][:, :10]))
+    fvu = np.nansum(curves["error"][:, 10:]) / np.nansum(curves["variance"][:, 10:])
+    assert parted.outside["fvu"].value == pytest.approx(fvu)
+    rise = parted.rise["fvu"]
+    assert rise.value == pytest.approx(fvu - parted.inside["fvu"].value)
+    assert rise.low < rise.value < rise.high
+    late = Grid(
+        loss=found.loss,
+        spliced=found.spliced + np.where(np.arange(16) >= 10, 1.0, 0.0),
+        error=found.error,
+        variance=found.variance,
+        l0=found.l0,
+    )
+    planted = beyond(late, 10).rise["delta_ce"].value - parted.rise["delta_ce"].value
+    assert planted == pytest.approx(1, abs=1e-6)
+    short = beyond(found, 16).rise["fvu"]
+    assert short.void == "not applicable: the text has contexts of 16, no longer than 16"
+    with pytest.raises(ConfigError, match="does not record the context"):
+        beyond(found, 0)
+
+
+def test_another_checkpoint_is_measured_on_the_same_contexts(dictionary, model, store):
+    tuned = copy.deepcopy(model.model)
+    with torch.no_grad():
+        for block in tuned.transformer.h:
+            block.mlp.c_fc.bias += 0.3
+    models = {"base": model, "same": model, "tuned": LanguageModel(tuned, name="tuned")}
+    place = Place(model, store, SITE)
+    found = across(dictionary, models, place, n_tokens=500, n_mean_tokens=500)
+    for same in found.differences["same"].values():
+        assert (same.value, same.low, same.high) == (0, 0, 0)
+    for name, measure in found.differences["tuned"].items():
+        values = [found.measures[which][name].value for which in ("tuned", "base")]
+        assert measure.value == pytest.approx(values[0] - values[1])
+    assert found.differences["tuned"]["loss"].value > 0
+    with pytest.raises(ConfigError, match="no model"):
+        across(dictionary, {}, place)
