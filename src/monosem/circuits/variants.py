@@ -8,6 +8,7 @@ to a *without* the offset is the control: variants of a word lie near each other
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -54,8 +55,11 @@ class Offset:
 
 def strings(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[str]:
     """Return every token's text, with a space where the tokenizer writes Ġ or ▁."""
-    raw = tokenizer.convert_ids_to_tokens(list(range(min(vocab_size, len(tokenizer)))))
-    return ["" if t is None else str(t).replace("Ġ", " ").replace("▁", " ") for t in raw]
+    ids = list(range(min(vocab_size, len(tokenizer))))
+    raw = cast(
+        list[str | None], tokenizer.convert_ids_to_tokens(ids)
+    )  # of ids that have none: None
+    return ["" if t is None else t.replace("Ġ", " ").replace("▁", " ") for t in raw]
 
 
 def pairs(texts: list[str], kind: str) -> Int64[Tensor, "n 2"]:
