@@ -16,6 +16,7 @@ from monosem.metrics.proxies import (
     token_set,
     unigram,
 )
+from monosem.metrics.rules import DEFAULTS, check_rules, proxies_of, proxy_of
 from monosem.metrics.sample import Text
 
 
@@ -131,3 +132,32 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="0 characters"):
         characters("", np.zeros(2))
     assert len(ALPHABETS["base64"]) == 64
+
+
+def test_rules_are_spelt_as_on_a_command_line():
+    made, number = text([None, "ab", "12", "жж", " x"])
+    log_p = shares(number)
+    found = proxies_of(
+        ["digits", "word=regex:[a-z]+", f"tokens:{number['12']}", "script:cyrillic"], log_p, made
+    )
+    assert list(found) == ["digits", "word", f"tokens:{number['12']}", "script:cyrillic"]
+    marked = {name: (proxy(made) > 0).tolist() for name, proxy in found.items()}
+    assert (
+        marked["digits"] == marked[f"tokens:{number['12']}"] == [[False, False, True, False, False]]
+    )
+    assert marked["word"] == [[False, True, False, False, True]]
+    assert marked["script:cyrillic"] == [[False, False, False, True, False]]
+    assert set(proxies_of([], log_p, made)) == set(DEFAULTS)  # too little of any script
+    many, _ = text(*[[None, *["ж"] * 20]] * 3)
+    assert "script cyrillic" in proxies_of([], np.zeros(2), many)
+    np.testing.assert_array_equal(
+        proxy_of("characters:dna", log_p)(made), characters("ACGT", log_p, fewest_tokens=2)(made)
+    )
+
+
+def test_rules_that_cannot_be_read_are_refused():
+    with pytest.raises(UnknownNameError, match="rule `digit`. Did you mean `digits`"):
+        check_rules(["digit"])
+    with pytest.raises(ConfigError, match="`tokens:a` must name tokens by number"):
+        check_rules(["tokens:a"])
+    check_rules([*DEFAULTS, "equal=regex:a=b", "followed-by:3"])

@@ -77,6 +77,7 @@ def test_the_planted_latent_is_chosen_and_measured_on_other_contexts():
     assert found.correlation.value == pytest.approx(
         np.corrcoef(a, np.maximum(proxy, 0))[0, 1], abs=0.1
     )
+    assert found.agreement.sensitivity.value == pytest.approx(0.8, abs=0.1)
     without = np.delete(latents, 123, 1)
     chance = best_unit(sample(without), proxy.reshape(CONTEXTS, LENGTH))
     assert abs(chance.correlation.value) < 0.1  # chosen on one half, it is nothing on the other

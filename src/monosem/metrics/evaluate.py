@@ -119,6 +119,20 @@ def evaluate_many(
     those dictionaries are not encoded a second time for their density.
     """
     config = config or EvaluateConfig()
+    own, place = prepared(dictionaries, model, store, config, site=site, neurons=neurons)
+    return _measure(own, place, config, firing or {})
+
+
+def prepared(
+    dictionaries: Mapping[str, AnyDictionary],
+    model: LanguageModel,
+    store: TokenStore,
+    config: EvaluateConfig,
+    *,
+    site: str | None = None,
+    neurons: bool = True,
+) -> tuple[dict[str, AnyDictionary], Place]:
+    """Return the dictionaries, checked and on the model's device, what stands beside them, and where."""
     place = Place(model, store, site_of(dictionaries, site), target_of(dictionaries))
     check(dictionaries, place)
     neurons = neurons and not place.target and len(place.reads) == 1
@@ -127,8 +141,7 @@ def evaluate_many(
     place = dataclasses.replace(place, model=seen)
     check_first_use(fitted, place)
     own = {name: on_device(d, model.device) for name, d in fitted.items()}
-    beside = _beside(own, place, config, neurons)
-    return _measure({**own, **beside}, place, config, firing or {})
+    return {**own, **_beside(own, place, config, neurons)}, place
 
 
 def check(dictionaries: Mapping[str, AnyDictionary], place: Place) -> None:

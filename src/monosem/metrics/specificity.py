@@ -118,13 +118,15 @@ def curves(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BestUnit:
     """The latent that follows a proxy most closely."""
 
     latent: int
     correlation: Measure
     """On contexts that had no part in choosing it; `null`: the same search at chance."""
+    agreement: Specificity | None = None
+    """All of it on those contexts; None where it is not applicable."""
 
 
 def best_unit(sample: Sample, proxy: Float[np.ndarray, "n context"], *, seed: int = 0) -> BestUnit:
@@ -157,7 +159,7 @@ def best_unit(sample: Sample, proxy: Float[np.ndarray, "n context"], *, seed: in
     kept = Measure(
         value=found.value, low=found.low, high=found.high, null=null, n=found.n, void=found.void
     )
-    return BestUnit(latent=latent, correlation=kept)
+    return BestUnit(latent=latent, correlation=kept, agreement=measured)
 
 
 def correlations(
