@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from monosem.constructions.fitting import FitConfig, fit
 from monosem.constructions.functions import function
-from monosem.constructions.terms import SILU_DIP, HeadSum, Term, scaled_silu
+from monosem.constructions.terms import EXACT, SILU_DIP, HeadSum, Term, scaled_silu
 from monosem.core.errors import ConfigError
 
 RELU_GAIN = 2.0**20
@@ -38,7 +38,7 @@ def _paired(middle: float, *pairs: tuple[float, float, float, float]) -> tuple[T
     return (Term(slope=rest, gain=middle), *terms) if middle else tuple(terms)
 
 
-_FITTED: dict[tuple[str, int], Approximation] = {
+FITTED: dict[tuple[str, int], Approximation] = {
     ("gelu", 1): Approximation(
         heads=HeadSum(terms=(Term(slope=1.0, gain=1.772888),)), error=1.394e-2
     ),
@@ -145,13 +145,7 @@ _FITTED: dict[tuple[str, int], Approximation] = {
         error=8.09e-5,
     ),
 }
-
-_EXACT = {
-    "silu": HeadSum(terms=(scaled_silu(1.0, 1.0),)),
-    "quick_gelu": HeadSum(terms=(scaled_silu(1 / 1.702, 1.702),)),
-    "sigmoid": HeadSum(terms=(Term(slope=0.0, offset=1.0, gain=1.0),)),
-    "tanh": HeadSum(terms=(Term(slope=0.0, offset=2.0, gain=2.0),), constant=-1.0),
-}
+"""By function and number of heads; each error is certified anew by the tests and by the study."""
 
 
 def approximation(name: str, n_heads: int = 3, *, gain: float = RELU_GAIN) -> Approximation:
@@ -163,15 +157,15 @@ def approximation(name: str, n_heads: int = 3, *, gain: float = RELU_GAIN) -> Ap
     known = function(name)
     if n_heads < 1:
         raise ConfigError(f"`n_heads` must be at least 1, got {n_heads}.")
-    if known.name in _EXACT:
-        return Approximation(heads=_EXACT[known.name], error=0.0)
+    if known.name in EXACT:
+        return Approximation(heads=EXACT[known.name], error=0.0)
     if known.name == "relu":
         if not gain > 0:
             raise ConfigError(f"`gain` must be positive, got {gain}.")
         heads = HeadSum(terms=(scaled_silu(1 / gain, gain),))
         return Approximation(heads=heads, error=SILU_DIP / gain)
-    stored = [n for kind, n in _FITTED if kind == known.name and n <= n_heads]
+    stored = [n for kind, n in FITTED if kind == known.name and n <= n_heads]
     if stored:
-        return _FITTED[known.name, max(stored)]
+        return FITTED[known.name, max(stored)]
     found = fit(known, FitConfig(n_heads=min(n_heads, 3)))
     return Approximation(heads=found.heads, error=found.certificate.everywhere)

@@ -3,7 +3,8 @@
 On [−r, r]: e = f − g has Lipschitz constant L ≤ L_f + L_g, so on a cell of half width w around m
 |e| ≤ |e(m)| + L·w. Cells whose bound exceeds the largest |e(m)| found are split until none does by
 more than the tolerance. Outside: both sides approach straight lines; if these agree, the error is
-at most the sum of the two tails (`functions.py`, `terms.py`).
+at most the sum of the two tails (`functions.py`, `terms.py`). A sum that is the function by definition
+(`terms.EXACT`) needs none of it: its certificate is 0, by algebra.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from monosem.constructions.functions import Activation
-from monosem.constructions.terms import HeadSum
+from monosem.constructions.terms import EXACT, HeadSum
 from monosem.core.errors import ConfigError
 
 _FIRST, _SPLIT, _AT_ONCE = 4096, 4, 65_536
@@ -47,6 +48,8 @@ def certify(
     """Return the certified error of `heads` as `activation`; `tolerance` is relative to it."""
     if not radius >= 1.0:
         raise ConfigError(f"`radius` must be at least 1, got {radius}.")
+    if EXACT.get(activation.name) == heads:
+        return Certificate(radius=radius, inside=0.0, reached=0.0, at=0.0, outside=0.0)
     lipschitz = activation.lipschitz + heads.lipschitz()
     scale = (1 + heads.size) * (radius + 1) + heads.level
     rounding = 64 * torch.finfo(torch.float64).eps * scale

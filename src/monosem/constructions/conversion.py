@@ -89,13 +89,13 @@ def convert(model: PreTrainedModel, config: ConversionConfig | None = None) -> C
     config = config or ConversionConfig()
     kind = class_of(model.config)
     row, original = FAMILIES[model.config.model_type], model.config.model_type
-    best = approximation(_activation(model), config.n_heads, gain=config.gain)
+    best = approximation(activation_of(model), config.n_heads, gain=config.gain)
     make = _gated if is_gated(original) else _ungated
     parts = [make(model, block, row, best, config) for block in blocks_of(model, row)]
     made = {
         "sublayers": [_shape(heads) for heads in parts[0][0]],
         "mode": config.mode,
-        "activation": _activation(model),
+        "activation": activation_of(model),
         "n_terms": config.n_terms if is_gated(original) else 0,
         "heads": to_json(best.heads),
     }
@@ -158,7 +158,7 @@ def _gated(
     W_gate, b_gate = _affine(submodule(block, row.pre))
     W_up, b_up = _affine(submodule(block, row.up))
     W_out, b_out = _affine(submodule(block, row.down))
-    norm, known = submodule(block, row.ln2), function(_activation(model))
+    norm, known = submodule(block, row.ln2), function(activation_of(model))
     gain = norms.gain(norm)
     bias = getattr(norm, "bias", None)
     gates = largest_gates(W_gate, b_gate, gain, torch.zeros_like(gain) if bias is None else bias)
@@ -198,7 +198,8 @@ def _affine(
     return weight, weight.new_zeros(weight.shape[0]) if bias is None else bias
 
 
-def _activation(model: PreTrainedModel) -> str:
+def activation_of(model: PreTrainedModel) -> str:
+    """Return the name of the model's activation function; `UnsupportedModelError` if it names none."""
     config = cast(Any, model.config)
     for name in ("hidden_activation", "hidden_act", "activation_function"):
         found = getattr(config, name, None)

@@ -111,3 +111,12 @@ class HeadSum:
 def scaled_silu(scale: float, gain: float) -> Term:
     """Return the term scale·SiLU(gain·s), the paper's generalised SiLU with a₁ = scale, a₂ = gain."""
     return Term(slope=scale * gain, gain=gain)
+
+
+EXACT = {
+    "silu": HeadSum(terms=(scaled_silu(1.0, 1.0),)),
+    "quick_gelu": HeadSum(terms=(scaled_silu(1 / 1.702, 1.702),)),
+    "sigmoid": HeadSum(terms=(Term(slope=0.0, offset=1.0, gain=1.0),)),
+    "tanh": HeadSum(terms=(Term(slope=0.0, offset=2.0, gain=2.0),), constant=-1.0),
+}
+"""Functions that are a sum of heads by definition: x σ(x), x σ(1.702 x), σ(x) and 2σ(2x) − 1."""
