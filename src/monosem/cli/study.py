@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -14,7 +14,8 @@ from monosem.rendering import table
 HELP = "recompute the claims of a paper"
 
 ATTENTION_ONLY, FEATURES = "attention-only", "sparse-autoencoders-find-features"
-STUDIES = (ATTENTION_ONLY, FEATURES)
+TOWARDS = "towards-monosemanticity"
+STUDIES = (ATTENTION_ONLY, TOWARDS, FEATURES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Arguments:
     """Recompute the claims of a paper: what is measured beside what it says, or what is proved."""
 
     study: Annotated[str, tyro.conf.Positional]
-    """Which: attention-only, sparse-autoencoders-find-features."""
+    """Which: attention-only, towards-monosemanticity, sparse-autoencoders-find-features."""
     scale: str = "small"
     """tiny (a minute), small (an hour at most) or paper (its sizes); of attention-only: small, or full."""
     out: Path | None = None
@@ -36,7 +37,9 @@ class Arguments:
     residual: str = ""
     """Residual site; left out, that of the middle layer."""
     mlp: str = ""
-    """Site of MLP neurons; left out, that of the middle layer."""
+    """Site of MLP neurons; left out, that of the middle layer (of the first, for towards-monosemanticity)."""
+    second: str = ""
+    """A second model with the same tokenizer, for towards-monosemanticity: features of both are compared."""
     seed: int = 0
     """Seed of dictionaries, text order and samples."""
     device: str = "auto"
@@ -67,7 +70,7 @@ def _claims(given: Arguments) -> int:
     # Imported here for start-up time.
     from monosem.studies.attention_only import attention_only
 
-    claims = attention_only(given.scale)
+    claims = attention_only(given.scale, (given.model,))
     if given.json:
         print(json.dumps([{**dataclasses.asdict(c), "holds": c.holds} for c in claims], indent=2))
     else:
@@ -80,24 +83,36 @@ def _claims(given: Arguments) -> int:
 
 
 def _figures(given: Arguments) -> int:
+    """Make the figures of a paper, print their items and where the report lies."""
+    if given.second and given.study != TOWARDS:
+        raise ConfigError(
+            f"`--second` is for `{TOWARDS}`; `{given.study}` has one model. Leave it out."
+        )
+    if given.residual and given.study == TOWARDS:
+        raise ConfigError(f"`{TOWARDS}` looks at MLP neurons: name their site with `--mlp`.")
     # Imported here for start-up time.
     from monosem.models.language_model import LanguageModel
     from monosem.studies import report
-    from monosem.studies.sparse_autoencoders.study import sparse_autoencoders
     from monosem.text.store import TokenStore
 
     out = given.out or Path("runs") / given.study
-    found = sparse_autoencoders(
-        out,
-        model=LanguageModel.load(given.model, device=given.device),
-        store=None if given.tokens is None else TokenStore.open(given.tokens),
-        scale=given.scale,
-        residual=given.residual,
-        mlp=given.mlp,
-        figures=given.figures,
-        seed=given.seed,
-        fresh=given.fresh,
-    )
+    shared: dict[str, Any] = {
+        "model": LanguageModel.load(given.model, device=given.device),
+        "store": None if given.tokens is None else TokenStore.open(given.tokens),
+        "scale": given.scale,
+        "figures": given.figures,
+        "seed": given.seed,
+        "fresh": given.fresh,
+    }
+    if given.study == FEATURES:
+        from monosem.studies.sparse_autoencoders.study import sparse_autoencoders
+
+        found = sparse_autoencoders(out, residual=given.residual, mlp=given.mlp, **shared)
+    else:
+        from monosem.studies.towards_monosemanticity.study import towards_monosemanticity
+
+        second = LanguageModel.load(given.second, device=given.device) if given.second else None
+        found = towards_monosemanticity(out, site=given.mlp, second=second, **shared)
     if given.json:
         print(json.dumps([report.item_json(i) for f in found for i in f.items], indent=2))
     else:

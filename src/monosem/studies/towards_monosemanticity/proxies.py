@@ -1,0 +1,143 @@
+"""Proxies: is there a latent for a script, an alphabet, a format, and does it fire on nothing else?
+
+For each proxy the latent that follows it most closely on half of the contexts is measured on the others:
+correlation, specificity by level of activation, sensitivity (metrics/specificity.py). The best neuron
+is looked for in the same way. The paper's four features are among the proxies, and are out of reach where
+the text has no Arabic, Hebrew, DNA or base64.
+"""
+
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.sparse import csr_array
+
+from monosem.metrics.measure import Measure
+from monosem.metrics.proxies import Proxy, characters, regex, script, unigram
+from monosem.metrics.sample import Sample
+from monosem.metrics.specificity import Specificity, best_unit, specificity
+from monosem.rendering.lines import Axis, svg
+from monosem.studies.report import Figure, Item
+from monosem.studies.towards_monosemanticity.setting import Setting
+
+PAPER = {"Arabic": 0.74, "DNA": 0.80, "base64": 0.38, "Hebrew": 0.55}
+"""Correlation of the paper's feature with its proxy, of A/1."""
+BASE64 = string.ascii_letters + string.digits + "+/"
+COUNTED = 200
+"""Training contexts over which the shares of tokens are counted."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The latent and the neuron nearest to a proxy."""
+
+    name: str
+    latent: int
+    correlation: Measure
+    closely: Specificity
+    neuron: Measure
+
+
+def proxies(setting: Setting) -> Figure:
+    """Return the latents nearest to each proxy that the text allows."""
+    sample = setting.sample
+    basis = Sample(sample.text, sample.x, csr_array(sample.x.clamp(min=0).numpy()))
+    found: list[Found] = []
+    items: list[Item] = []
+    for name, proxy in known(setting):
+        values = proxy(sample.text)
+        best = best_unit(sample, values, seed=setting.seed)
+        if not best.correlation.applicable:
+            items += _items(name, best.correlation, None)
+            continue
+        closely = specificity(
+            sample.column(best.latent),
+            sample.text.at(values),
+            sample.text.context_of,
+            seed=setting.seed,
+        )
+        neuron = best_unit(basis, values, seed=setting.seed).correlation
+        found.append(Found(name, best.latent, best.correlation, closely, neuron))
+        items += _items(name, best.correlation, found[-1])
+    return Figure(
+        name="proxies",
+        title="Latents for scripts, alphabets and formats",
+        text=(
+            "Each proxy says how likely a token is of its kind. The latent that follows it most closely was "
+            "chosen on half of the contexts and is measured on the others; chance is the same search on "
+            "contexts in another order. Drawn: of the tokens on which the latent fires at a level, the share "
+            "that is of the kind."
+        ),
+        drawings=(_drawn(found),) if found else (),
+        captions=("Specificity by level of activation",) if found else (),
+        items=tuple(items),
+        notes={"tokens": f"{len(sample):,}", "site": setting.site},
+    )
+
+
+def known(setting: Setting) -> Iterator[tuple[str, Proxy]]:
+    """Yield the proxies that are looked for, by name."""
+    contexts = setting.store.contexts("train")
+    some = np.random.default_rng(setting.seed).permutation(len(contexts))[:COUNTED]
+    tokens = setting.store.tokens(np.sort(some) + contexts.start)
+    log_p = unigram(np.bincount(tokens.ravel(), minlength=setting.store.vocab_size))
+    yield "Arabic", script("arabic")
+    yield "Hebrew", script("hebrew")
+    yield "DNA", characters("ACGT", log_p, fewest_tokens=2)
+    yield "base64", characters(BASE64, log_p)
+    yield "hexadecimal", regex(r"(?<![0-9a-zA-Z])[0-9a-f]{6,}(?![0-9a-zA-Z])")
+    yield "numbers", regex(r"[0-9]+")
+    yield "ALL_CAPS names", regex(r"\b[A-Z][A-Z_]{3,}\b")
+    yield "addresses", regex(r"https?://\S+")
+    yield "names in snake_case", regex(r"\b[a-z]+(?:_[a-z]+)+\b")
+
+
+def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
+    how = "monosem.metrics.specificity.best_unit; monosem study towards-monosemanticity"
+    paper = PAPER.get(name)
+    first = Item(
+        item=f"{name}: correlation of the best latent" + (f" ({found.latent})" if found else ""),
+        here=str(correlation),
+        paper=paper,
+        paper_certainty="read in the paper" if paper else "—",
+        how=how,
+    )
+    if found is None:
+        return [first]
+    return [
+        first,
+        Item(item=f"{name}: the best neuron's", here=str(found.neuron), how=how),
+        Item(
+            item=f"{name}: specificity, by activation",
+            here=str(found.closely.expected),
+            unit="share",
+            how=how,
+        ),
+        Item(
+            item=f"{name}: sensitivity",
+            here=str(found.closely.sensitivity),
+            unit="share",
+            how=how,
+        ),
+    ]
+
+
+def _drawn(found: list[Found]) -> str:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for one in found:
+        curves = one.closely.curves
+        middle: Float[np.ndarray, " levels"] = (curves.edges[1:] + curves.edges[:-1]) / 2
+        share = curves.specificity
+        series[one.name] = [
+            (float(m / curves.edges[-1]), float(s)) for m, s in zip(middle, share, strict=True)
+        ]
+    return str(
+        svg(
+            series,
+            title="specificity",
+            x=Axis(label="activation / largest", low=0.0, high=1.0),
+            y=Axis(label="share of the kind", low=0.0, high=1.0),
+        )
+    )

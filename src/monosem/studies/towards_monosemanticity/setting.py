@@ -1,0 +1,167 @@
+"""What the study is run on: scale, model, text, and the dictionaries that all figures share."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from monosem.core.config import content_hash, to_json
+from monosem.dictionaries.base import Dictionary
+from monosem.dictionaries.relu import ReLUConfig
+from monosem.metrics.evaluate import EvaluateConfig
+from monosem.metrics.sample import Sample, draw
+from monosem.metrics.stream import Place
+from monosem.models.language_model import LanguageModel
+from monosem.models.randomised import randomised
+from monosem.text.tokens import TokenStore
+from monosem.training.run import TrainingRun
+from monosem.training.trainer import TrainConfig, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large everything is."""
+
+    max_tokens: int
+    """Tokens of text, where the study makes its own; 0: all."""
+    ratios: tuple[int, ...]
+    """Widths of the dictionaries, in neurons."""
+    main: int
+    """Which of them is looked at closely."""
+    n_tokens: int
+    """Activations that each is trained on."""
+    batch: int
+    """Of them in a step."""
+    l0: float
+    """Latents that fire in a token, aimed at."""
+    n_eval: int
+    """Held-out tokens of losses, and of samples that are looked at."""
+    n_density: int
+    """Tokens over which firings are counted."""
+    n_units: int
+    """Units drawn for polysemanticity."""
+
+
+SCALES: dict[str, Scale] = {
+    "tiny": Scale(
+        max_tokens=250_000,
+        ratios=(1, 2),
+        main=2,
+        n_tokens=100_000,
+        batch=256,
+        l0=16.0,
+        n_eval=8_192,
+        n_density=40_000,
+        n_units=8,
+    ),
+    "small": Scale(
+        max_tokens=6_000_000,
+        ratios=(1, 2, 8, 32),
+        main=8,
+        n_tokens=2_000_000,
+        batch=1024,
+        l0=16.0,
+        n_eval=65_536,
+        n_density=2_000_000,
+        n_units=60,
+    ),
+    "paper": Scale(
+        max_tokens=0,
+        ratios=(1, 2, 8, 32, 64, 256),
+        main=8,
+        n_tokens=8_000_000_000,
+        batch=8192,
+        l0=16.0,
+        n_eval=1_048_576,
+        n_density=100_000_000,
+        n_units=400,
+    ),
+}
+"""tiny: about a minute; small: an hour at most, on two cores; paper: its sizes, on any model."""
+OTHER_SEED = 1
+"""Of the second dictionary, by which one seed's latents are found in another's."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One model, its text, one scale; and a second model, where there is one."""
+
+    scale: Scale
+    model: LanguageModel
+    store: TokenStore
+    site: str
+    out: Path
+    seed: int = 0
+    second: LanguageModel | None = None
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the figures hang on."""
+        models = [self.model.hash, self.second.hash if self.second else ""]
+        return content_hash([to_json(self.scale), models, self.store.hash, self.site, self.seed])
+
+    @property
+    def place(self) -> Place:
+        """The site of the model, reading the text."""
+        return Place(self.model, self.store, self.site)
+
+    @property
+    def measuring(self) -> EvaluateConfig:
+        """How much text measures read."""
+        s = self.scale
+        return EvaluateConfig(
+            n_loss_tokens=s.n_eval,
+            n_mean_tokens=s.n_eval,
+            n_density_tokens=s.n_density,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def widths(self) -> dict[int, Dictionary[Any]]:
+        """The dictionaries by their width in neurons, trained on one stream."""
+        kinds = tuple(self._kind(r, self.seed) for r in self.scale.ratios)
+        run = self._train("widths", self.model, kinds)
+        return dict(zip(self.scale.ratios, (run[name] for name in run.names), strict=True))
+
+    @property
+    def main(self) -> Dictionary[Any]:
+        """The dictionary that is looked at closely."""
+        return self.widths[self.scale.main]
+
+    @cached_property
+    def other(self) -> Dictionary[Any]:
+        """One of the same width: of the second model, or of another seed where there is none."""
+        kinds = (self._kind(self.scale.main, self.seed + OTHER_SEED),)
+        name = "second-model" if self.second else "second-seed"
+        run = self._train(name, self.second or self.model, kinds)
+        return run[run.names[0]]
+
+    @cached_property
+    def shuffled(self) -> LanguageModel:
+        """The model with the entries of its matrices in another order."""
+        return randomised(self.model, self.seed)
+
+    @cached_property
+    def of_shuffled(self) -> Dictionary[Any]:
+        """The same dictionary, trained on the shuffled model."""
+        run = self._train("shuffled", self.shuffled, (self._kind(self.scale.main, self.seed),))
+        return run[run.names[0]]
+
+    @cached_property
+    def sample(self) -> Sample:
+        """What the main dictionary makes of held-out text."""
+        return draw(self.main, self.place, n_tokens=self.scale.n_eval, seed=self.seed)
+
+    def _kind(self, ratio: int, seed: int) -> ReLUConfig:
+        n = ratio * self.model.width(self.site)
+        return ReLUConfig(n_latents=n, l0=self.scale.l0, seed=seed)
+
+    def _train(self, name: str, model: LanguageModel, kinds: tuple[ReLUConfig, ...]) -> TrainingRun:
+        config = TrainConfig(
+            site=self.site,
+            dictionaries=kinds,
+            n_tokens=self.scale.n_tokens,
+            batch_size=self.scale.batch,
+            seed=self.seed,
+        )
+        return train(config, model, self.store, self.out / name)

@@ -1,0 +1,125 @@
+"""The study as one call: stages that are kept as they are done, one report."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from monosem.core.config import content_hash
+from monosem.core.errors import ConfigError, unknown_name
+from monosem.models.language_model import LanguageModel
+from monosem.studies import report
+from monosem.studies.report import Figure, Item, Stage
+from monosem.studies.towards_monosemanticity.automata import automata
+from monosem.studies.towards_monosemanticity.control import control
+from monosem.studies.towards_monosemanticity.neurons import neurons
+from monosem.studies.towards_monosemanticity.proxies import proxies
+from monosem.studies.towards_monosemanticity.setting import SCALES, Setting
+from monosem.studies.towards_monosemanticity.universality import splitting, universality
+from monosem.studies.towards_monosemanticity.widths import densities, widths
+from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
+
+TITLE = "Towards monosemanticity"
+LEAD = (
+    "Bricken et al. 2023, recomputed: the MLP neurons of a small transformer taken apart by dictionaries of "
+    "several widths, what their latents fire on, and what they have in common with one another."
+)
+MAKERS: dict[str, Callable[[Setting], Figure]] = {
+    "widths": widths,
+    "densities": densities,
+    "proxies": proxies,
+    "universality": universality,
+    "splitting": splitting,
+    "neurons": neurons,
+    "automata": automata,
+    "control": control,
+}
+FIGURES = (*MAKERS, "missing")
+VERSION = 1
+
+
+def towards_monosemanticity(
+    out: Path,
+    *,
+    model: LanguageModel,
+    second: LanguageModel | None = None,
+    store: TokenStore | None = None,
+    scale: str = "small",
+    site: str = "",
+    figures: Sequence[str] = (),
+    seed: int = 0,
+    fresh: bool = False,
+) -> list[Figure]:
+    """Write the figures and the report into `out`; without `store` the model reads `python` and `generated`.
+
+    `second` is a model of the same shape and tokenizer, from another seed. What is there already, of the same
+    scale, models and text, is used again: dictionaries as well as figures.
+    """
+    if scale not in SCALES:
+        raise unknown_name("scale", scale, SCALES)
+    for name in figures:
+        if name not in FIGURES:
+            raise unknown_name("figure", name, FIGURES)
+    if out.is_file():
+        raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
+    chosen = str(model.check_site(site or "blocks.0.mlp.hook_post"))
+    if second is not None and second.vocab_size != model.vocab_size:
+        raise ConfigError(
+            f"`{second.name}` has {second.vocab_size:,} tokens and `{model.name}` {model.vocab_size:,}: they "
+            "do not read the same text. Name a second model with the same tokenizer."
+        )
+    store = store or _own_text(model, SCALES[scale].max_tokens, out)
+    setting = Setting(SCALES[scale], model, store, chosen, out, seed, second)
+    key = content_hash([VERSION, setting.key])
+    stages = {name: Stage(make=partial(make, setting), key=key) for name, make in MAKERS.items()}
+    stages["missing"] = Stage(make=missing, key=key)
+    wanted = figures or FIGURES
+    found = report.run_stages({name: stages[name] for name in wanted}, out, fresh=fresh)
+    report.write(found, out, title=TITLE, lead=LEAD)
+    return found
+
+
+def _own_text(model: LanguageModel, max_tokens: int, out: Path) -> TokenStore:
+    if not isinstance(model.tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(
+            f"`{model.name}` brings no fast tokenizer to read text with. Give a token store."
+        )
+    config = TokensConfig(
+        corpora=("python", "generated"),
+        weights=(0.8, 0.2),
+        max_tokens=max_tokens,
+        context=min(128, model.context or 128),
+    )
+    return build_token_store(config, out / "tokens", tokenizer=model.tokenizer)
+
+
+def missing() -> Figure:
+    """Return what the paper has and this study has not."""
+    lacks = {
+        "scores of explanations of activations and of logits": (
+            "median 0.74 for logits of features",
+            "no explainer yet",
+        ),
+        "the human rubric": ("medians 12 of 14 for features, 0 for neurons", "it needs people"),
+        "ablation effects token by token, pinned sampling": (
+            "figures",
+            "interventions by features are not built yet",
+        ),
+        "the joint map of two dictionaries": ("UMAP, HDBSCAN", "not built yet"),
+    }
+    return Figure(
+        name="missing",
+        title="What is not here",
+        text="What the paper shows and this study cannot recompute yet, and why.",
+        items=tuple(
+            Item(
+                item=item,
+                here=f"missing: {why}",
+                paper=paper,
+                paper_certainty="read in the paper",
+                how="—",
+            )
+            for item, (paper, why) in lacks.items()
+        ),
+    )

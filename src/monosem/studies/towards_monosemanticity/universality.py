@@ -1,0 +1,169 @@
+"""Universality and splitting: the same feature in another dictionary, in neurons, in a wider one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.dictionaries.base import Dictionary
+from monosem.dictionaries.baselines import Neurons
+from monosem.dictionaries.latents import RaggedLatents
+from monosem.metrics.stream import Place, activations, blocks, first, visit
+from monosem.metrics.universality import Similarity, Stream, similarity
+from monosem.models.language_model import LanguageModel
+from monosem.rendering.lines import Axis, svg
+from monosem.studies.report import Figure, Item
+from monosem.studies.towards_monosemanticity.setting import Setting
+
+AT_ONCE = 4096
+EDGE = 0.4
+"""Masked cosine from which two latents of neighbouring widths are joined."""
+
+
+def universality(setting: Setting) -> Figure:
+    """Return how alike latents fire in the second dictionary, and in single neurons."""
+    width = setting.model.width(setting.site)
+    second = setting.second or setting.model
+    n = setting.main.n_latents
+    found = {
+        "in the second dictionary": similarity(
+            pairs(setting, setting.main, setting.model, setting.other, second),
+            n,
+            setting.other.n_latents,
+            seed=setting.seed,
+        ),
+        "in single neurons": similarity(
+            pairs(setting, setting.main, setting.model, Neurons.of_width(width), setting.model),
+            n,
+            width,
+            seed=setting.seed,
+        ),
+    }
+    what = (
+        f"The second dictionary is of `{second.name}`."
+        if setting.second
+        else "There is no second model: the second dictionary is another seed's, of the same model, which "
+        "is easier than what the paper did. `--second MODEL` takes one."
+    )
+    paper = {"in the second dictionary": 0.72}
+    how = "monosem.metrics.universality.similarity; monosem study towards-monosemanticity"
+    return Figure(
+        name="universality",
+        title="The same features elsewhere",
+        text=(
+            "For each latent, the unit elsewhere that fires most like it: the largest correlation over the "
+            f"same held-out tokens. {what} The paper's medians are of two models: 0.72 for features, and "
+            "0.46 for neurons of one in the other."
+        ),
+        drawings=(_sorted(found, "correlations"),),
+        captions=("Largest correlation of each latent, in order",),
+        items=tuple(
+            Item(
+                item=f"median correlation with the most alike, {where}",
+                here=str(s.correlation),
+                paper=paper.get(where) if setting.second else None,
+                paper_certainty="read in the paper" if setting.second and where in paper else "—",
+                how=how,
+            )
+            for where, s in found.items()
+        ),
+        notes={"tokens": f"{next(iter(found.values())).n_tokens:,}"},
+    )
+
+
+def splitting(setting: Setting) -> Figure:
+    """Return how latents of each width are joined to those of the next."""
+    ratios = list(setting.widths)
+    found: dict[str, Similarity] = {}
+    items: list[Item] = []
+    for small, large in zip(ratios, ratios[1:], strict=False):
+        a, b = setting.widths[large], setting.widths[small]
+        name = f"{large} × to {small} ×"
+        found[name] = similarity(
+            pairs(setting, a, setting.model, b, setting.model),
+            a.n_latents,
+            b.n_latents,
+            seed=setting.seed,
+        )
+        items += _edges(name, found[name], b.n_latents)
+    return Figure(
+        name="splitting",
+        title="Features split",
+        text=(
+            "Each latent of a wider dictionary and the one of the next narrower that fires most like it, by "
+            f"masked cosine; from {EDGE} on they are joined. A latent with several joined to it has split."
+        ),
+        drawings=(_sorted(found, "masked"),) if found else (),
+        captions=("Largest masked cosine, in order",) if found else (),
+        items=tuple(items),
+    )
+
+
+def pairs(
+    setting: Setting,
+    a: Dictionary[Any],
+    of_a: LanguageModel,
+    b: Dictionary[Any],
+    of_b: LanguageModel,
+) -> Stream:
+    """Return the stream of both dictionaries' latents on the same held-out tokens."""
+    contexts = first(
+        visit(setting.store, "heldout", setting.seed), setting.store, setting.scale.n_eval
+    )
+
+    @torch.no_grad()
+    def stream() -> Iterator[tuple[RaggedLatents, RaggedLatents]]:
+        for block in blocks(setting.store, contexts, AT_ONCE):
+            x = activations(Place(of_a, setting.store, setting.site), block)[block.ordinary]
+            y = x
+            if of_b is not of_a:
+                y = activations(Place(of_b, setting.store, setting.site), block)[block.ordinary]
+            yield a.encode_sparse(x).ragged(), b.encode_sparse(y).ragged()
+
+    return stream
+
+
+def children(found: Similarity, n_small: int) -> Float[Tensor, " n_small"]:
+    """Return how many latents of the wider dictionary are joined to each of the narrower."""
+    joined = found.masked >= EDGE
+    return torch.bincount(found.nearest_masked[joined], minlength=n_small).float()
+
+
+def _edges(name: str, found: Similarity, n_small: int) -> list[Item]:
+    how = "monosem.metrics.universality.similarity; monosem study towards-monosemanticity"
+    counts = children(found, n_small)
+    alive = ~found.masked.isnan()
+    return [
+        Item(
+            item=f"{name}: share of latents that are joined to one",
+            here=float((found.masked[alive] >= EDGE).double().mean()),
+            unit="share",
+            how=how,
+        ),
+        Item(
+            item=f"{name}: latents of the narrower that have split in two or more",
+            here=float((counts >= 2).double().mean()),
+            unit="share",
+            how=how,
+        ),
+        Item(item=f"{name}: most children of one", here=int(counts.max()), how=how),
+    ]
+
+
+def _sorted(found: dict[str, Similarity], kind: str) -> str:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for name, similar in found.items():
+        values = similar.correlations if kind == "correlations" else similar.masked
+        known = values[~values.isnan()].sort(descending=True).values.tolist()
+        series[name] = [((i + 0.5) / len(known), float(v)) for i, v in enumerate(known)]
+    return str(
+        svg(
+            series,
+            title=kind,
+            x=Axis(label="latents, in order", low=0.0, high=1.0),
+            y=Axis(label="correlation" if kind == "correlations" else "masked cosine", high=1.0),
+            dots=True,
+        )
+    )

@@ -1,0 +1,151 @@
+"""Widths: how much of the MLP a dictionary explains, and how often its latents fire, width by width."""
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from monosem.metrics.density import Bimodality, bimodality, density, histogram
+from monosem.metrics.evaluate import evaluate_many
+from monosem.metrics.firing import count_firing
+from monosem.rendering.histogram import svg as bars
+from monosem.rendering.lines import Axis, svg
+from monosem.studies.report import Certainty, Figure, Item, Value
+from monosem.studies.towards_monosemanticity.setting import Setting
+
+READ: Certainty = "read in the paper"
+HOW = "monosem.metrics.evaluate.evaluate_many; monosem study towards-monosemanticity"
+PAPER: dict[int, Value] = {8: "0.79 (A/1, 8 ×)", 256: "0.945 (A/5, 256 ×)"}
+"""Loss recovered against zeroing the MLP, on their model and text."""
+
+
+def widths(setting: Setting) -> Figure:
+    """Return FVU, loss recovered, l0 and dead latents of every width."""
+    names = {f"{r} ×": dictionary for r, dictionary in setting.widths.items()}
+    rows = evaluate_many(
+        names, setting.model, setting.store, setting.measuring, site=setting.site, neurons=False
+    )
+    items: list[Item] = []
+    for ratio, (name, row) in zip(setting.widths, rows.items(), strict=True):
+        words = f"{name} ({row['n_latents']:,} latents)"
+        paper = PAPER.get(ratio)
+        recovered = row["loss_recovered_zero"]
+        items += [
+            Item(
+                item=f"{words}: l0",
+                here=float(row["l0"]),
+                paper="under 10 to 20",
+                paper_certainty=READ,
+                how=HOW,
+            ),
+            Item(item=f"{words}: FVU", here=float(row["fvu"]), how=HOW),
+            Item(
+                item=f"{words}: loss recovered (zero)",
+                here="void" if recovered is None else float(recovered),
+                paper=paper,
+                paper_certainty=READ if paper else "—",
+                unit="share",
+                how=HOW,
+            ),
+            Item(item=f"{words}: dead", here=int(row["n_dead"]), unit="latents", how=HOW),
+        ]
+    return Figure(
+        name="widths",
+        title="Wider dictionaries explain more",
+        text=(
+            "Dictionaries of the MLP's neurons, trained on one stream, with a penalty on L1 and dead "
+            "latents resampled as in the paper. Their l0 is steered to one value for all, where the paper "
+            "keeps one coefficient: so widths are compared at the same sparsity. Loss recovered against "
+            "zeroing the MLP flatters, as the authors say."
+        ),
+        drawings=(
+            _line(rows, setting, "fvu", "FVU, held out"),
+            _line(rows, setting, "loss_recovered_zero", "loss recovered (zero)"),
+        ),
+        captions=("What is left of the variance", "Loss recovered"),
+        items=tuple(items),
+        notes={"site": setting.site, "tokens trained on": f"{setting.scale.n_tokens:,}"},
+    )
+
+
+def _line(rows: dict[str, dict[str, object]], setting: Setting, key: str, label: str) -> str:
+    points = [
+        (float(ratio), float(row[key]))  # pyright: ignore[reportArgumentType]
+        for ratio, row in zip(setting.widths, rows.values(), strict=True)
+        if row[key] is not None
+    ]
+    return str(
+        svg(
+            {label: points},
+            title=label,
+            x=Axis(label="latents / neurons", log=True),
+            y=Axis(label=label, low=0.0),
+        )
+    )
+
+
+def _density_items(
+    name: str, fired: Int64[np.ndarray, " n"], alive: Float[np.ndarray, " alive"], found: Bimodality
+) -> list[Item]:
+    how = "monosem.metrics.density; monosem study towards-monosemanticity"
+    theirs = name == "8 ×"
+    sure: Certainty = READ if theirs else "—"
+    return [
+        Item(
+            item=f"{name}: median density of living latents", here=float(np.median(alive)), how=how
+        ),
+        Item(
+            item=f"{name}: dead",
+            here=int((fired == 0).sum()),
+            unit="latents",
+            paper="168 of 4,096 (A/1)" if theirs else None,
+            paper_certainty=sure,
+            how=how,
+        ),
+        Item(
+            item=f"{name}: two modes",
+            here=f"{'yes' if found.two else 'no'}, separation {found.separation}",
+            paper="yes, an ultralow one near 1e-7" if theirs else None,
+            paper_certainty=sure,
+            how=how,
+        ),
+    ]
+
+
+def densities(setting: Setting) -> Figure:
+    """Return histograms of how often latents fire, and whether there are two modes."""
+    names = {f"{r} ×": dictionary for r, dictionary in setting.widths.items()}
+    counted = count_firing(
+        names,
+        setting.place,
+        n_tokens=setting.scale.n_density,
+        seed=setting.seed,
+        batch=setting.measuring.batch_tokens,
+        policy="fp32",
+    )
+    items: list[Item] = []
+    drawings: list[str] = []
+    for name, firing in counted.items():
+        fired = np.asarray(firing.n_fired)
+        edges, counts = histogram(fired, firing.total)
+        drawings.append(
+            str(
+                bars(
+                    counts, edges, title=f"{name}: density", log=False, powers=True, unit="density"
+                )
+            )
+        )
+        alive = density(fired[fired > 0], firing.total)
+        found = bimodality(fired, firing.total, seed=setting.seed)
+        items += _density_items(name, fired, alive, found)
+    return Figure(
+        name="densities",
+        title="How often latents fire",
+        text=(
+            "The share of tokens on which each latent fires, on a logarithmic axis. The paper's histograms "
+            "have an ultralow mode near one token in ten million, which means nothing: fewer tokens than "
+            f"that cannot show it, and here {setting.scale.n_density:,} were read."
+        ),
+        drawings=tuple(drawings),
+        captions=tuple(counted),
+        items=tuple(items),
+        notes={"tokens": f"{next(iter(counted.values())).total:,}"},
+    )
