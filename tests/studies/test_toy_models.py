@@ -52,7 +52,10 @@ def test_a_stage_that_is_done_is_not_done_again_and_another_key_does_it_anew(
     report.run_stages({"one": Stage(make=stage, key="other")}, tmp_path)
     report.run_stages({"one": Stage(make=stage, key="other")}, tmp_path, fresh=True)
     assert len(calls) == 3
-    page = report.write(first, tmp_path, title="T", lead="L").read_text("utf-8")
+    stages = {"one": Stage(make=stage, key="other"), "two": Stage(make=stage, key="k")}
+    page = report.write(report.kept(stages, tmp_path), tmp_path, title="T", lead="L").read_text(
+        "utf-8"
+    )
     assert "One &amp; two" in page and "&lt;b&gt;" in page and "<svg/>" in page
     listed = json.loads((tmp_path / report.REPORT).read_text("utf-8"))
     assert listed == [

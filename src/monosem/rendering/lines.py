@@ -90,7 +90,7 @@ class _Scale:
         if len(powers) < 2:
             powers = [10.0**t for t in nice(self.low, self.high, 4)]
         powers = powers[:: max(1, math.ceil(len(powers) / 7))]
-        return [(p, f"{p:.2g}" if 1e-3 <= p < 1e5 else f"{p:.0e}") for p in powers]
+        return [(p, f"{p:.3g}" if 1e-3 <= p < 1e3 else f"{p:.0e}") for p in powers]
 
 
 def _fits(value: Number, axis: Axis) -> bool:

@@ -87,8 +87,14 @@ def run_stages(stages: Mapping[str, Stage], out: Path, *, fresh: bool = False) -
     return found
 
 
+def kept(stages: Mapping[str, Stage], out: Path) -> list[Figure]:
+    """Return the figures of `stages` that `out` has, in their order; those of another key are left out."""
+    read = [_read(out / f"{name}.figure.json", stage.key) for name, stage in stages.items()]
+    return [figure for figure in read if figure is not None]
+
+
 def write(figures: Sequence[Figure], out: Path, *, title: str, lead: str) -> Path:
-    """Write `report.json` and `report.html` into `out` and return the page's path."""
+    """Write `report.json` and `report.html` of `figures` into `out` and return the page's path."""
     write_json(out / REPORT, [item_json(i) for figure in figures for i in figure.items])
     body = Markup('<h1>{}</h1><p class="lead">{}</p>').format(printable(title), printable(lead))
     body += Markup("").join(_section(figure) for figure in figures)

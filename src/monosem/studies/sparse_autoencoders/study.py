@@ -1,6 +1,6 @@
 """The study as one call: stages that are kept as they are done, one report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -66,19 +66,18 @@ def sparse_autoencoders(
             )
         store = build_token_store(config, out / "tokens", tokenizer=tokenizer)
     setting = Setting(chosen, model, store, *sites, out, seed)
-    stages = {
+    makers: dict[str, Callable[[], Figure]] = {
         "curve-residual": partial(curve, setting, mlp=False),
         "curve-mlp": partial(curve, setting, mlp=True),
         "sizes": partial(sizes, setting),
         "cases": partial(cases, setting),
         "missing": missing,
     }
-    wanted = figures or FIGURES
     key = content_hash([VERSION, setting.key])
-    found = report.run_stages(
-        {name: Stage(make=stages[name], key=key) for name in wanted}, out, fresh=fresh
-    )
-    report.write(found, out, title=TITLE, lead=LEAD)
+    stages = {name: Stage(make=make, key=key) for name, make in makers.items()}
+    wanted = figures or FIGURES
+    found = report.run_stages({name: stages[name] for name in wanted}, out, fresh=fresh)
+    report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
     return found
 
 

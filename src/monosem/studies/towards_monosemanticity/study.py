@@ -76,7 +76,7 @@ def towards_monosemanticity(
     stages["missing"] = Stage(make=missing, key=key)
     wanted = figures or FIGURES
     found = report.run_stages({name: stages[name] for name in wanted}, out, fresh=fresh)
-    report.write(found, out, title=TITLE, lead=LEAD)
+    report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
     return found
 
 

@@ -61,9 +61,8 @@ def budget(n_steps: int, d_hidden: int = N_FEATURES // 2, seed: int = 0) -> Figu
         text=(
             f"{N_FEATURES} features, {d_hidden} neurons, and at most so many entries of W that are not "
             "zero: the largest are kept after each step. Left, features that write to a neuron, in the mean "
-            "over neurons in use; right, features that are kept. Few parameters line features up with "
-            "neurons, each feature on one; they make a neuron answer to one feature where features are "
-            "dense, and not where they are rare: then two opposite features still share it."
+            "over neurons in use; right, features that are kept. Few parameters line features up "
+            "with neurons; whether a neuron then answers to one feature alone is what the table says."
         ),
         drawings=(
             _map(neurons, "features per neuron", entries, 1.0, 6.0),

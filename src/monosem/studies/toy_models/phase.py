@@ -48,8 +48,9 @@ def phase(n_grid: int, n_steps: int, seed: int = 0) -> Figure:
         text=(
             "A feature that is on in most inputs gets a dimension or none, by its importance. One "
             "that is rarely on shares a dimension, whatever its importance. The border is sharp: "
-            "between the phases the best weights jump. The middle drawing is not trained: it is the least "
-            "of three losses in closed form."
+            "between the phases the best weights jump. The second drawing is not trained: it is the "
+            "least of three losses in closed form. Of three features in two dimensions any two may share, "
+            "and the third is then alone: rare features lie either way."
         ),
         drawings=tuple(drawings),
         captions=(

