@@ -202,3 +202,19 @@ def test_the_citation_names_the_version_that_is_installed() -> None:
     assert version is not None
     assert f'version = "{version[1]}"' in (REPOSITORY / "pyproject.toml").read_text()
     assert f"## [{version[1]}]" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_the_toy_models_of_the_page_of_studies_do_what_it_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pair, world = blocks(REPOSITORY / "docs/studies.md", "python")
+    names: dict[str, object] = {}
+    exec(pair, names)  # noqa: S102
+    W = names["models"].W  # type: ignore[attr-defined]
+    rare, dense = names["dimensionality"](W)  # type: ignore[operator]
+    assert float(W[0, 0] * W[0, 1]) < -0.7
+    assert rare.tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+    assert float(dense.min()) < 0.15 and float(dense.max()) > 0.85
+    capsys.readouterr()
+    exec(world, names)  # noqa: S102
+    assert capsys.readouterr().out == "[]\n"
