@@ -6,7 +6,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from monosem.core.errors import ConfigError
 from monosem.metrics.probes import Split, auc, balanced, f1, fit
-from monosem.metrics.sparse_probing import sparse_probing, telling
+from monosem.metrics.sparse_probing import sparse_probing, supervised_probe, telling
 
 N, D, N_LATENTS = 2400, 24, 60
 
@@ -74,6 +74,9 @@ def test_one_latent_is_enough_where_one_holds_the_label():
     assert found.auc[1].value == pytest.approx(1, abs=0.01) and found.auc[1].beyond_null
     assert found.auc[1].null == pytest.approx(0.5, abs=0.08)
     assert found.f1[1].value > 0.98
+    known = supervised_probe(x, balanced(labels, groups))
+    again = sparse_probing(latents, x, balanced(labels, groups), ks=(1, 4), supervised=known)
+    assert again.measures() == found.measures()
     assert set(found.measures()) == {"supervised_f1", "auc_k1", "auc_k4"}
 
 

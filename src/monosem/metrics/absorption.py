@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 
 from monosem.metrics.measure import Measure, mean, not_applicable
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Split, f1, fit
-from monosem.metrics.sparse_probing import lacking, supervised_probe, telling
+from monosem.metrics.sparse_probing import Known, lacking, supervised_probe, telling
 
 RISE = 0.03
 """By how much F1 must rise for one more main latent."""
@@ -63,18 +63,22 @@ def absorption(
     b_dec: Float[np.ndarray, " d"],
     split: Split,
     *,
+    supervised: Known | None = None,
     seed: int = 0,
 ) -> Absorption:
-    """Return how the label of `split` is absorbed; `W_dec` and `b_dec` are the decoder of `latents`."""
+    """Return how the label of `split` is absorbed; `W_dec` and `b_dec` are the decoder of `latents`.
+
+    `supervised` is a probe of `x` that is known already (`supervised_probe`).
+    """
     nothing: Int64[np.ndarray, " main"] = np.zeros(0, np.int64)
     if split.fewest < FEWEST:
         void = not_applicable(
             f"a class has {split.fewest} examples in training or test, of at least {FEWEST}"
         )
         return Absorption(full=void, fraction=void, main_f1=void, main=nothing, absorbers={})
-    supervised, probe = supervised_probe(x, split, seed=seed)
-    if supervised.value is None or supervised.value < NEEDED_F1:
-        void = lacking(supervised)
+    reached, probe = supervised or supervised_probe(x, split, seed=seed)
+    if reached.value is None or reached.value < NEEDED_F1:
+        void = lacking(reached)
         return Absorption(full=void, fraction=void, main_f1=void, main=nothing, absorbers={})
     main, main_f1 = main_latents(latents, split, seed=seed)
     rows = split.test[split.labels[split.test] & (probe.scores(x[split.test]) > 0)]

@@ -211,5 +211,5 @@ def _why_not(
         return f"a class of `{name}` has {fewest} examples, of at least {FEWEST // 2} on each side"
     found = f1_score(classes[test], readers[name](x[test]), average="macro")
     if found < NEEDED_F1:
-        return f"`{name}` is read with F1 {found:.2f}, of at least {NEEDED_F1}"
+        return f"`{name}` is read with F1 {found:.3f}, of at least {NEEDED_F1}"
     return ""

@@ -23,7 +23,7 @@ from scipy.sparse import csr_array
 
 from monosem.metrics.measure import Measure, bootstrap, not_applicable
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Probe, Split, fit
-from monosem.metrics.sparse_probing import supervised_probe
+from monosem.metrics.sparse_probing import Known, supervised_probe
 
 NS = (2, 5, 10, 20, 50)
 """Numbers of latents that are taken away."""
@@ -56,15 +56,24 @@ class Coded:
 
 
 def tpp(
-    coded: Coded, splits: Mapping[str, Split], *, ns: Sequence[int] = NS, seed: int = 0
+    coded: Coded,
+    splits: Mapping[str, Split],
+    *,
+    ns: Sequence[int] = NS,
+    supervised: Mapping[str, Known] | None = None,
+    seed: int = 0,
 ) -> dict[int, Measure]:
-    """Return targeted probe perturbation by the number of latents taken away; a split for each label."""
+    """Return targeted probe perturbation by the number of latents taken away; a split for each label.
+
+    `supervised` are probes of the activations that are known already (`supervised_probe`).
+    """
     probes: dict[str, Probe] = {}
     for name, split in splits.items():
         if split.fewest < FEWEST:
             continue
-        supervised, probe = supervised_probe(coded.x, split, seed=seed)
-        if supervised.value is not None and supervised.value >= NEEDED_F1:
+        known = (supervised or {}).get(name)
+        reached, probe = known or supervised_probe(coded.x, split, seed=seed)
+        if reached.value is not None and reached.value >= NEEDED_F1:
             probes[name] = probe
     if len(probes) < FEWEST_LABELS:
         void = not_applicable(

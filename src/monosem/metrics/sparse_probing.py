@@ -2,7 +2,8 @@
 
     chosen   the k latents with the largest |E[a | label] - E[a | not]| / E[a | a > 0], on training examples
     value    AUC of a logistic regression of these alone, on test examples of other contexts
-    null     the same with the training labels shuffled: as many candidates, nothing to be found
+    null     the same with the training labels shuffled, the mean of a few times: as many candidates, nothing
+             to be found
 
 The protocol of sae-probes (Kantamneni et al. 2025, arXiv:2502.16681), on balanced classes; an audit of
 the usual benchmarks (arXiv:2605.18229) found it the most reliable of them. Not applicable where a
@@ -21,6 +22,10 @@ from monosem.metrics.measure import Measure, bootstrap, not_applicable
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Probe, Split, auc, f1, fit
 
 KS = (1, 2, 4, 8, 16)
+N_CHANCES = 5
+"""Shuffles over which the null is averaged."""
+Known = tuple[Measure, Probe]
+"""A supervised probe of the activations, with its F1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,41 +53,38 @@ def sparse_probing(
     split: Split,
     *,
     ks: Sequence[int] = KS,
+    supervised: Known | None = None,
     seed: int = 0,
 ) -> SparseProbing:
-    """Return how well the labels of `split` are read off a few `latents`; `x` are the activations."""
+    """Return how well the labels of `split` are read off a few `latents`; `x` are the activations.
+
+    `supervised` is a probe of these that is known already (`supervised_probe`).
+    """
     nothing = np.zeros(0, np.int64)
     if split.fewest < FEWEST:
         void = not_applicable(
             f"a class has {split.fewest} examples in training or test, of at least {FEWEST}"
         )
         return SparseProbing(supervised=void, auc={}, f1={}, latents=nothing)
-    supervised, _ = supervised_probe(x, split, seed=seed)
+    reached, _ = supervised or supervised_probe(x, split, seed=seed)
     order = telling(latents[split.train], split.labels[split.train])
-    if supervised.value is None or supervised.value < NEEDED_F1:
-        void = lacking(supervised)
+    if reached.value is None or reached.value < NEEDED_F1:
+        void = lacking(reached)
         return SparseProbing(
-            supervised=supervised,
-            auc={k: void for k in ks},
-            f1={k: void for k in ks},
-            latents=order,
+            supervised=reached, auc={k: void for k in ks}, f1={k: void for k in ks}, latents=order
         )
-    mixed = np.random.default_rng(seed).permutation(split.labels[split.train])
-    by_chance = telling(latents[split.train], mixed)
     aucs: dict[int, Measure] = {}
     f1s: dict[int, Measure] = {}
     y = split.labels[split.test]
     for k in ks:
         scores = _scores(latents, split, order[:k], split.labels[split.train], seed)
-        chance = _scores(latents, split, by_chance[:k], mixed, seed)
-        aucs[k] = _auc(scores, y, seed, auc(chance, y))
-        f1s[k] = _f1(scores, y, seed, f1(chance > 0, y))
-    return SparseProbing(supervised=supervised, auc=aucs, f1=f1s, latents=order[: max(ks)])
+        chance = _by_chance(latents, split, k, seed)
+        aucs[k] = _auc(scores, y, seed, float(np.mean([auc(c, y) for c in chance])))
+        f1s[k] = _f1(scores, y, seed, float(np.mean([f1(c > 0, y) for c in chance])))
+    return SparseProbing(supervised=reached, auc=aucs, f1=f1s, latents=order[: max(ks)])
 
 
-def supervised_probe(
-    x: Float[np.ndarray, "examples d"], split: Split, *, seed: int = 0
-) -> tuple[Measure, Probe]:
+def supervised_probe(x: Float[np.ndarray, "examples d"], split: Split, *, seed: int = 0) -> Known:
     """Return the F1 on test examples of a probe of the activations, and the probe.
 
     Its chance is that of saying yes to half of a balanced test.
@@ -94,7 +96,7 @@ def supervised_probe(
 def lacking(supervised: Measure) -> Measure:
     """Return what a measure answers where the activations themselves do not hold the label."""
     return not_applicable(
-        f"a supervised probe reaches F1 {supervised.value:.2f} of at least {NEEDED_F1}",
+        f"a supervised probe reaches F1 {supervised.value:.3f} of at least {NEEDED_F1}",
         supervised.n,
     )
 
@@ -106,6 +108,17 @@ def telling(latents: csr_array, y: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, 
     weights = np.where(y, 1 / y.sum(), -1 / (~y).sum())
     differences = np.abs(latents.T @ weights) / np.where(active_mean > 0, active_mean, 1.0)
     return np.argsort(-differences, kind="stable")
+
+
+def _by_chance(
+    latents: csr_array, split: Split, k: int, seed: int
+) -> list[Float[np.ndarray, " n_test"]]:
+    random, train = np.random.default_rng(seed), latents[split.train]
+    found: list[np.ndarray] = []
+    for _ in range(N_CHANCES):
+        mixed = random.permutation(split.labels[split.train])
+        found.append(_scores(latents, split, telling(train, mixed)[:k], mixed, seed))
+    return found
 
 
 def _scores(

@@ -1,0 +1,107 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.core.errors import ConfigError, UnknownNameError
+from monosem.dictionaries.linear import Linear
+from monosem.dictionaries.topk import TopK, TopKConfig
+from monosem.metrics import labels
+from monosem.metrics.evaluate import EvaluateConfig
+from monosem.metrics.geometry import geometry
+from monosem.metrics.matching import matching
+from monosem.metrics.sample import Text
+from monosem.metrics.stream import Place
+from monosem.metrics.subject import COMPARED, NAMES, SurveyConfig
+from monosem.metrics.survey import MEASURES, Other, survey
+
+SITE = "blocks.0.mlp.hook_post"
+FEW = SurveyConfig(n_tokens=1500, n_units=5, ks=(1, 2), rules=("word=regex:1.", "tokens:5,6"))
+
+
+@pytest.fixture
+def worded(store, monkeypatch):
+    """The store in memory, with the number of a token as its text."""
+    monkeypatch.setattr(
+        type(store),
+        "pieces",
+        lambda self, c, start, stop: [str(t) for t in self.tokens([c])[0][start:stop]],
+        raising=False,
+    )
+    return store
+
+
+def test_every_measure_has_a_name_and_is_taken_of_all(dictionary, model, worded):
+    assert list(MEASURES) == list(NAMES) and set(COMPARED) <= set(NAMES)
+    config = dataclasses.replace(FEW, measures=tuple(NAMES))
+    other = Other(TopK(TopKConfig(d_in=24, n_latents=30, k=3, seed=1)), Place(model, worded, SITE))
+    beside = EvaluateConfig(baselines=("pca",), n_baseline_tokens=500, matmul="fp32")
+    found = survey(
+        {"mine": dictionary}, model, worded, config, site=SITE, other=other, beside=beside
+    )
+    assert list(found) == ["mine", "neurons", "neurons_all", "pca"]
+    for measured in found.values():
+        assert list(measured) == list(NAMES)
+        for name, measures in measured.items():
+            assert measures, name
+            for measure in measures.values():
+                assert measure.applicable or measure.void.startswith("not applicable: ")
+    mine = found["mine"]
+    assert mine["geometry"] == geometry(dictionary.encoder(), dictionary.W_dec).measures()
+    assert mine["mmcs"] == matching(dictionary.W_dec, other.dictionary.W_dec).measures()
+    assert mine["positions"]["l0 within"].value == pytest.approx(5, abs=0.2)
+    assert any(name.startswith("word (latent ") for name in mine["proxies"])
+
+
+def test_a_researchers_own_tensors_are_measured_like_any_other(model, worded):
+    mine = Linear.of(torch.randn(40, 24, generator=torch.Generator().manual_seed(0)), k=4)
+    config = dataclasses.replace(FEW, measures=("geometry", "polysemanticity"))
+    found = survey({"mine": mine}, model, worded, config, site=SITE, neurons=False)
+    assert list(found) == ["mine"]
+    assert found["mine"]["geometry"]["encoder_decoder_cosine"].value == pytest.approx(1)
+    assert found["mine"]["polysemanticity"]["effective_contexts"].applicable
+
+
+def test_what_needs_another_dictionary_or_has_no_name_is_refused(dictionary, model, worded):
+    with pytest.raises(ConfigError, match="`mmcs` compares with another dictionary"):
+        survey({"d": dictionary}, model, worded, SurveyConfig(measures=("mmcs",)), site=SITE)
+    with pytest.raises(UnknownNameError, match="measure `mcs`. Did you mean `mmcs`"):
+        SurveyConfig(measures=("mcs",))
+    with pytest.raises(ConfigError, match="`ks` must be numbers from 1 on"):
+        SurveyConfig(ks=(0,))
+    with pytest.raises(ConfigError, match="`n_units` must be at least 1, got 0"):
+        SurveyConfig(n_units=0)
+
+
+def test_labels_are_those_of_the_text():
+    pieces = [["", " The", "cat", "_x", "12", "\n ", "é"], ["", "=", "Dog", " tea", "!", "7", "7a"]]
+    tokens = np.arange(14).reshape(2, 7)
+    ordinary = np.ones((2, 7), bool)
+    ordinary[:, 0] = False
+    text = Text(np.arange(2), tokens, ordinary, pieces)
+    alphabetic, letters = labels.first_letters(text)
+    assert (
+        alphabetic.tolist()
+        == [True, True, False, False, False, False] + [False, True, True] + [False] * 3
+    )
+    assert letters["t"].tolist() == [True] + [False] * 7 + [True] + [False] * 3
+    assert letters["d"].sum() == 1
+    found = labels.kinds(text)
+    words = [labels.KINDS[k] for k in found["kind of token"]]
+    assert words == [
+        *["word"] * 3,
+        "number",
+        "space",
+        "other",
+        "sign",
+        "word",
+        "word",
+        "sign",
+        "number",
+        "other",
+    ]
+    before = [labels.KINDS[k] for k in found["kind of token before"]]
+    assert before == ["space", *words[:5], "space", *words[6:11]]
+    kept = labels.frequent({"a": found["kind of token"]}, 2)
+    assert [w for w, k in zip(words, kept, strict=True) if not k] == ["space"]
