@@ -45,8 +45,7 @@ def test_a_folder_is_converted_compared_and_loads(folder, tmp_path, capsys):
     assert report["compared"]["largest_difference"] < 1e-4
     assert json.loads((out / "provenance.json").read_text())["model"] == str(folder)
     assert not list(tmp_path.glob("*.partial"))
-    monosem.register()
-    assert monosem.LanguageModel.load(out).n_layers == 2
+    assert monosem.LanguageModel.load(out, device="cpu").n_layers == 2
     assert cli.main(["attention-only", *given]) == 2  # the folder is taken
 
 
@@ -74,9 +73,11 @@ def test_text_that_cannot_be_read_is_said(tmp_path, capsys):
     assert not (tmp_path / "z").exists()
 
 
-def test_every_claim_of_the_study_holds(capsys):
-    assert study.main(["attention-only", "--scale", "small", "--json"]) == 0
+def test_every_claim_of_the_study_holds_of_a_model_of_ones_own_too(folder, capsys):
+    given = ["attention-only", "--scale", "small", "--model", str(folder), "--json"]
+    assert study.main(given) == 0
     claims = json.loads(capsys.readouterr().out)
+    assert sum(c["claim"].startswith(folder.name) for c in claims) == 4
     assert len(claims) >= 12
     assert all(set(c) == {"claim", "dtype", "measured", "bound", "holds"} for c in claims)
     assert all(c["holds"] for c in claims)

@@ -93,3 +93,23 @@ def test_settings_without_intervals_and_unknown_scales_are_refused(store, tmp_pa
         arms.Setup(n_seeds=1)
     with pytest.raises(UnknownNameError, match="huge"):
         study.solu(tmp_path, store, scale="huge")
+
+
+def test_the_command_line_says_what_it_needs(capsys, tmp_path):
+    from monosem import cli
+
+    assert cli.main(["study", "solu"]) == 2
+    assert "--tokens STORE" in capsys.readouterr().err
+    assert cli.main(["study", "solu", "--tokens", str(tmp_path), "--fresh"]) == 2
+    assert "Leave the other options out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_line_prints_what_was_kept(made, store, capsys):
+    from monosem import cli
+
+    out, figures = made
+    given = ["--tokens", str(store.path), "--out", str(out), "--scale", "tiny", "--device", "cpu"]
+    assert cli.main(["study", "solu", *given, "--json"]) == 0
+    items = json.loads(capsys.readouterr().out)
+    assert [i["item"] for i in items] == [i.item for f in figures for i in f.items]

@@ -4,18 +4,21 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from monosem.core.errors import ConfigError, unknown_name
 from monosem.rendering import table
 
+if TYPE_CHECKING:
+    from monosem.studies.report import Figure
+
 HELP = "recompute the claims of a paper"
 
 ATTENTION_ONLY, FEATURES = "attention-only", "sparse-autoencoders-find-features"
-TOWARDS = "towards-monosemanticity"
-STUDIES = (ATTENTION_ONLY, TOWARDS, FEATURES)
+TOWARDS, SOLU = "towards-monosemanticity", "solu"
+STUDIES = (ATTENTION_ONLY, TOWARDS, FEATURES, SOLU)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,8 @@ class Arguments:
     """Recompute the claims of a paper: what is measured beside what it says, or what is proved."""
 
     study: Annotated[str, tyro.conf.Positional]
-    """Which: attention-only, towards-monosemanticity, sparse-autoencoders-find-features."""
+    """Which: attention-only, towards-monosemanticity, sparse-autoencoders-find-features, solu (which trains
+    models of its own on `--tokens`)."""
     scale: str = "small"
     """tiny (a minute), small (an hour at most) or paper (its sizes); of attention-only: small, or full."""
     out: Path | None = None
@@ -57,7 +61,7 @@ def main(arguments: list[str]) -> int:
         raise unknown_name("study", given.study, STUDIES)
     if given.study == ATTENTION_ONLY:
         return _claims(given)
-    return _figures(given)
+    return _arms(given) if given.study == SOLU else _figures(given)
 
 
 def _claims(given: Arguments) -> int:
@@ -82,6 +86,26 @@ def _claims(given: Arguments) -> int:
     return 0 if all(c.holds for c in claims) else 1
 
 
+def _arms(given: Arguments) -> int:
+    """Train and compare the arms of `solu`, and print what was found."""
+    if given.tokens is None:
+        raise ConfigError("`solu` trains models: name a token store for them, `--tokens STORE`.")
+    if given.figures or given.second or given.residual or given.mlp or given.fresh:
+        raise ConfigError(
+            "`solu` has `--tokens`, `--scale`, `--out` and `--device`; choose another `--out` to begin anew. "
+            "Leave the other options out."
+        )
+    # Imported here for start-up time.
+    from monosem.runtime.device import resolve
+    from monosem.studies.solu.study import solu
+    from monosem.text.store import TokenStore
+
+    out = given.out or Path("runs") / given.study
+    device = resolve(given.device)
+    found = solu(out, TokenStore.open(given.tokens), scale=given.scale, device=device)
+    return _show(found, out, given.json)
+
+
 def _figures(given: Arguments) -> int:
     """Make the figures of a paper, print their items and where the report lies."""
     if given.second and given.study != TOWARDS:
@@ -92,7 +116,6 @@ def _figures(given: Arguments) -> int:
         raise ConfigError(f"`{TOWARDS}` looks at MLP neurons: name their site with `--mlp`.")
     # Imported here for start-up time.
     from monosem.models.language_model import LanguageModel
-    from monosem.studies import report
     from monosem.text.store import TokenStore
 
     out = given.out or Path("runs") / given.study
@@ -113,7 +136,14 @@ def _figures(given: Arguments) -> int:
 
         second = LanguageModel.load(given.second, device=given.device) if given.second else None
         found = towards_monosemanticity(out, site=given.mlp, second=second, **shared)
-    if given.json:
+    return _show(found, out, given.json)
+
+
+def _show(found: "list[Figure]", out: Path, as_json: bool) -> int:
+    """Print the items of figures, and where their report lies."""
+    from monosem.studies import report  # for start-up time
+
+    if as_json:
         print(json.dumps([report.item_json(i) for f in found for i in f.items], indent=2))
     else:
         print(report.text(found))
