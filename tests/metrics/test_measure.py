@@ -46,6 +46,8 @@ def test_a_measure_says_its_interval_and_its_chance():
     assert str(found) == "0.72 [0.7, 0.74] (chance 0.31)"
     assert found.beyond_null
     assert not Measure(value=0.72, low=0.3, high=0.74, null=0.31).beyond_null
+    zero = Measure(value=0.0, low=0.0, high=0.1, null=math.nan)
+    assert zero.json() == {"value": 0.0, "low": 0.0, "high": 0.1}
     assert found.json() == {"value": 0.72, "low": 0.7, "high": 0.74, "null": 0.31, "n": 10}
 
 

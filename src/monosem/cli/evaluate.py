@@ -86,6 +86,9 @@ class Arguments:
     abilities: bool = False
     """Measure what language models can do instead: `monosem evaluate --abilities MODEL …`, with options of
     its own, `--help` among them."""
+    measures: tuple[str, ...] = ()
+    """Take these measures instead: `monosem evaluate FOLDER --measures geometry polysemanticity …`, with
+    options of their own, `--help` among them."""
     language_model: bool = True
     """Measure the language model beside n-gram models."""
     out: Path | None = None
@@ -102,6 +105,10 @@ def main(arguments: list[str]) -> int:
     """Parse, measure, print the table."""
     if "--abilities" in arguments:  # of language models: no dictionary, and options of its own
         return abilities.show([a for a in arguments if a != "--abilities"])
+    if "--measures" in arguments:
+        from monosem.cli import measures  # which imports this module
+
+        return measures.show(arguments)
     given = tyro.cli(Arguments, prog="monosem evaluate", args=arguments)
     if artifact.peek(given.folder)[0] == SUITE:
         return _suite(given)

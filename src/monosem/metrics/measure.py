@@ -10,7 +10,7 @@ A measure whose precondition fails has no value and says `not applicable: …`.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -49,8 +49,11 @@ class Measure:
 
     def json(self) -> Json:
         """What is known of it, and nothing else."""
-        kept = {k: v for k, v in asdict(self).items() if v not in (None, "", 0) or k == "value"}
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in kept.items()}
+        optional = {"low": self.low, "high": self.high, "null": self.null}
+        known: Json = {k: v for k, v in optional.items() if v is not None and math.isfinite(v)}
+        known |= {"n": self.n} if self.n else {}
+        known |= {"void": self.void} if self.void else {}
+        return {"value": self.value} | known
 
     def __str__(self) -> str:
         """`0.72 [0.70, 0.74] (chance 0.31)`, or why there is none."""

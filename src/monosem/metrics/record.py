@@ -3,7 +3,8 @@
     {"language_model": {"loss", "unigram", "bigram", "trigram"}, "dictionaries": {name: measures}}
 
 The results lie in the summary of the artifact; there are no other files. The language model's part
-is empty where it was not asked for.
+is empty where it was not asked for. Measures by name (`survey.py`) are an artifact of the same form, of
+kind "survey": {name: {measure: {what: {"value", "low", "high", "null", "n", "void"}}}}.
 """
 
 import hashlib
@@ -19,10 +20,13 @@ from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
 from monosem.metrics.firing import Firing
 from monosem.metrics.language import evaluate_language_model
 from monosem.metrics.stream import AnyDictionary
+from monosem.metrics.subject import SurveyConfig
+from monosem.metrics.survey import Other, as_json, survey
 from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokenStore
 
 KIND = "evaluation"
+SURVEY = "survey"
 
 
 def evaluation(
@@ -98,6 +102,46 @@ def write_evaluation(
     return results
 
 
+def write_survey(
+    dictionaries: Mapping[str, AnyDictionary],
+    model: LanguageModel,
+    store: TokenStore,
+    out: Path | str,
+    config: SurveyConfig,
+    *,
+    site: str | None = None,
+    other: Other | None = None,
+    beside: EvaluateConfig | None = None,
+    neurons: bool = True,
+    fresh: bool = False,
+) -> Json:
+    """Return what `survey` does, and keep it at `out`, as `write_evaluation` does."""
+    out, beside = Path(out), beside or EvaluateConfig()
+    artifact.check_target(out, SURVEY)
+    inputs = {"model": model.hash, "tokens": store.hash}
+    inputs |= {f"dictionary {name}": weights_hash(d) for name, d in dictionaries.items()}
+    if other is not None:
+        inputs["against"] = f"{other.place.model.hash} {weights_hash(other.dictionary)}"
+    record: Json = {
+        "survey": to_json(config),
+        "beside": to_json(beside),
+        "site": site,
+        "neurons": neurons,
+        "inputs": inputs,
+    }
+    if not fresh and (out / artifact.CONFIG_NAME).is_file():
+        return _same(artifact.read(out, SURVEY), record)
+    found = survey(
+        dictionaries, model, store, config, site=site, other=other, beside=beside, neurons=neurons
+    )
+    results = as_json(found)
+    with artifact.writing(
+        out, kind=SURVEY, config=record, inputs=inputs, seed=config.seed, summary=results
+    ):
+        pass
+    return results
+
+
 def weights_hash(dictionary: AnyDictionary) -> str:
     """Return a hash of a dictionary's configuration and weights, saved or not."""
     digest = hashlib.sha256(content_hash(dictionary.config).encode())
@@ -118,7 +162,7 @@ def _same(found: artifact.Artifact, record: Json) -> Json:
     if found.config != record:
         names = ", ".join(f"`{k}`" for k in record if found.config.get(k) != record[k])
         raise ArtifactKindError(
-            f"`{found.path}` holds a finished evaluation with other {names}. Choose another `--out`, "
+            f"`{found.path}` holds a finished {found.kind} with other {names}. Choose another `--out`, "
             "or pass `--fresh` to replace it."
         )
     return found.summary

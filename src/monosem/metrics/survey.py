@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from monosem.core.config import Json
 from monosem.core.errors import ConfigError
 from monosem.core.progress import progress
 from monosem.dictionaries.latents import RaggedLatents
@@ -82,6 +83,17 @@ def survey(
                 found[name][measure] = MEASURES[measure](subject)
                 bar.advance()
     return found
+
+
+def as_json(found: Mapping[str, Mapping[str, Measures]]) -> Json:
+    """Return all that was measured, by dictionary and measure."""
+    return {
+        dictionary: {
+            name: {what: measure.json() for what, measure in measures.items()}
+            for name, measures in measured.items()
+        }
+        for dictionary, measured in found.items()
+    }
 
 
 def _geometry(subject: Subject) -> Measures:

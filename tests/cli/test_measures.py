@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from monosem.cli import main
+from monosem.cli.measures import report
+from monosem.core import artifact
+from monosem.dictionaries.topk import TopK, TopKConfig
+from monosem.metrics.record import SURVEY
+from monosem.models.language_model import LanguageModel
+from monosem.text.tokens import TokensConfig, build_token_store
+
+SITE = "blocks.0.mlp.hook_post"
+FEW = ["--n-tokens", "1500", "--n-units", "4"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A store, a model and two dictionaries of it."""
+    folder = tmp_path_factory.mktemp("work")
+    generator = torch.Generator().manual_seed(0)
+    words = ["the", "a", "cat", "dog", "sees", "likes", "red", "12", "7", "house", "of", "in", "on"]
+    (folder / "text").mkdir()
+    for i in range(40):
+        picks = torch.randint(len(words), (80,), generator=generator).tolist()
+        (folder / "text" / f"{i}.txt").write_text(" ".join(words[p] for p in picks))
+    config = TokensConfig(
+        corpora=(str(folder / "text"),), tokenizer="train:300", context=16, heldout_share=0.4
+    )
+    store = build_token_store(config, folder / "tokens")
+    torch.manual_seed(0)
+    shape = GPT2Config(
+        n_layer=1,
+        n_head=1,
+        n_embd=16,
+        n_inner=24,
+        n_positions=16,
+        vocab_size=store.vocab_size,
+        activation_function="relu",
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    GPT2LMHeadModel(shape).save_pretrained(folder / "model")
+    store.tokenizer.save_pretrained(folder / "model")
+    model = LanguageModel.load(folder / "model")
+    for seed, name in enumerate(("one", "two")):
+        TopK(TopKConfig(d_in=24, n_latents=32, k=4, seed=seed)).save(
+            folder / name, site=SITE, model=f"{model.name} {model.hash}", tokens=store.hash
+        )
+    return folder
+
+
+def test_measures_are_printed_as_tables_with_their_reasons(work, capsys):
+    chosen = ["--measures", "geometry", "mmcs", "probing", "--rules", "numbers=regex:[0-9]+"]
+    against = ["--against", str(work / "two")]
+    assert main(["evaluate", str(work / "one"), *chosen, *against, *FEW]) == 0
+    shown = capsys.readouterr().out
+    assert "encoder_decoder_cosine" in shown and "hungarian_cosine" in shown
+    assert "neurons_all" in shown and "not applicable" in shown
+    assert max(map(len, shown.splitlines())) < 400
+    head = next(line for line in shown.splitlines() if line.startswith("geometry"))
+    assert head.split() == ["geometry", "of", "value", "95", "%", "chance"]
+
+
+def test_results_are_kept_and_used_again(work, tmp_path, capsys):
+    command = ["evaluate", str(work / "one"), "--measures", "geometry", "density", *FEW, "--json"]
+    command += ["--out", str(tmp_path / "kept"), "--no-neurons"]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert list(first) == ["one"] and list(first["one"]) == ["geometry", "density"]
+    assert first["one"]["geometry"]["largest_cosine"]["null"] > 0
+    assert artifact.read(tmp_path / "kept", SURVEY).summary == first
+    assert main(command) == 0 and json.loads(capsys.readouterr().out) == first
+    assert main([*command, "--seed", "1"]) == 2
+    assert "holds a finished survey with other `survey`" in capsys.readouterr().err
+    assert "geometry" in report(first)
+
+
+def test_what_cannot_be_measured_is_said_in_a_line(work, capsys):
+    folder = str(work / "one")
+    assert main(["evaluate", folder, "--measures"]) == 2
+    assert "names none" in capsys.readouterr().err
+    assert main(["evaluate", folder, "--measures", "geometri"]) == 2
+    assert "Did you mean `geometry`" in capsys.readouterr().err
+    assert main(["evaluate", folder, "--measures", "mmcs"]) == 2
+    assert "`--against FOLDER`" in capsys.readouterr().err
