@@ -86,19 +86,19 @@ def missing() -> Figure:
     lacks = {
         "scores of explanations, beside PCA, ICA, random directions and neurons": (
             "dictionaries best in early layers, near ICA at layer 4",
-            "no explainer yet",
+            "explanations come later",
         ),
         "indirect objects: patches needed for a KL, dictionaries against PCA": (
             "fewer and smaller patches than PCA (Pythia-410M, layer 11)",
-            "interventions by features are not built yet",
+            "localisation comes later",
         ),
         "causal trees of features across layers": (
             "closing brackets (Pythia-410M, layer 5)",
-            "interventions by features are not built yet",
+            "localisation comes later",
         ),
         "pronouns removed by ablating one feature": (
             "less disruption than earlier methods (first version)",
-            "editing is not built yet",
+            "comparisons of edits come later",
         ),
     }
     return Figure(

@@ -13,6 +13,7 @@ from monosem.studies import report
 from monosem.studies.report import Figure, Item, Stage
 from monosem.studies.towards_monosemanticity.automata import automata
 from monosem.studies.towards_monosemanticity.control import control
+from monosem.studies.towards_monosemanticity.effects import effects
 from monosem.studies.towards_monosemanticity.neurons import neurons
 from monosem.studies.towards_monosemanticity.proxies import proxies
 from monosem.studies.towards_monosemanticity.setting import SCALES, Setting
@@ -33,6 +34,7 @@ MAKERS: dict[str, Callable[[Setting], Figure]] = {
     "splitting": splitting,
     "neurons": neurons,
     "automata": automata,
+    "effects": effects,
     "control": control,
 }
 FIGURES = (*MAKERS, "missing")
@@ -99,14 +101,10 @@ def missing() -> Figure:
     lacks = {
         "scores of explanations of activations and of logits": (
             "median 0.74 for logits of features",
-            "no explainer yet",
+            "explanations come later",
         ),
         "the human rubric": ("medians 12 of 14 for features, 0 for neurons", "it needs people"),
-        "ablation effects token by token, pinned sampling": (
-            "figures",
-            "interventions by features are not built yet",
-        ),
-        "the joint map of two dictionaries": ("UMAP, HDBSCAN", "not built yet"),
+        "the joint map of two dictionaries": ("UMAP, HDBSCAN", "maps come later"),
     }
     return Figure(
         name="missing",
