@@ -57,14 +57,7 @@ def sparse_autoencoders(
         str(model.check_site(mlp or f"blocks.{middle}.mlp.hook_post")),
     )
     chosen = SCALES[scale]
-    if store is None:
-        config = TokensConfig(max_tokens=chosen.max_tokens, context=min(128, model.context or 128))
-        tokenizer = model.tokenizer
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise ConfigError(
-                f"`{model.name}` brings no fast tokenizer to read text with. Give a token store."
-            )
-        store = build_token_store(config, out / "tokens", tokenizer=tokenizer)
+    store = store or own_text(model, chosen.max_tokens, out)
     setting = Setting(chosen, model, store, *sites, out, seed)
     makers: dict[str, Callable[[], Figure]] = {
         "curve-residual": partial(curve, setting, mlp=False),
@@ -79,6 +72,16 @@ def sparse_autoencoders(
     found = report.run_stages({name: stages[name] for name in wanted}, out, fresh=fresh)
     report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
     return found
+
+
+def own_text(model: LanguageModel, max_tokens: int, out: Path) -> TokenStore:
+    """Return the standard library's text as the model reads it, kept in `out`."""
+    if not isinstance(model.tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(
+            f"`{model.name}` brings no fast tokenizer to read text with. Give a token store."
+        )
+    config = TokensConfig(max_tokens=max_tokens, context=min(128, model.context or 128))
+    return build_token_store(config, out / "tokens", tokenizer=model.tokenizer)
 
 
 def missing() -> Figure:

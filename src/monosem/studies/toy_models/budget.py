@@ -42,19 +42,6 @@ def budget(n_steps: int, d_hidden: int = N_FEATURES // 2, seed: int = 0) -> Figu
             models = train_toys(config, lambda step: bar.advance(1) if step else None)
             neurons.append(features_per_neuron(models.W).tolist())
             kept.append((models.W.norm(dim=2) > 0.5).double().sum(1).tolist())
-    how = "studies/toy_models/budget.py; monosem toy budget"
-    items = [
-        Item(
-            item=f"features per neuron, density {p:g}, {n} entries of {N_FEATURES * d_hidden}",
-            here=neurons[r][c],
-            how=how,
-        )
-        for r, n in (
-            (SHARES.index(1.0), entries[SHARES.index(1.0)]),
-            (len(SHARES) - 1, entries[-1]),
-        )
-        for c, p in ((0, DENSITIES[0]), (len(DENSITIES) - 1, DENSITIES[-1]))
-    ]
     return Figure(
         name="budget",
         title="When parameters are scarce instead",
@@ -69,9 +56,23 @@ def budget(n_steps: int, d_hidden: int = N_FEATURES // 2, seed: int = 0) -> Figu
             _map(kept, "features kept", entries, 0.0, float(N_FEATURES)),
         ),
         captions=("Features per neuron", "Features kept"),
-        items=tuple(items),
+        items=tuple(_items(neurons, entries, d_hidden)),
         notes={"steps": f"{n_steps:,}", "importance of feature i": "0.95^i"},
     )
+
+
+def _items(neurons: list[list[float]], entries: list[int], d_hidden: int) -> list[Item]:
+    how = "studies/toy_models/budget.py; monosem toy budget"
+    one = SHARES.index(1.0)
+    return [
+        Item(
+            item=f"features per neuron, density {p:g}, {n} entries of {N_FEATURES * d_hidden}",
+            here=neurons[r][c],
+            how=how,
+        )
+        for r, n in ((one, entries[one]), (len(SHARES) - 1, entries[-1]))
+        for c, p in ((0, DENSITIES[0]), (len(DENSITIES) - 1, DENSITIES[-1]))
+    ]
 
 
 def _map(values: list[list[float]], title: str, entries: list[int], low: float, high: float) -> str:

@@ -38,19 +38,7 @@ class Grid:
 
 def mmcs(grid: Grid, seed: int = 0) -> Figure:
     """Return the maps of `grid`."""
-    config = SparseFeaturesConfig(
-        d=grid.d,
-        n_features=grid.n_features,
-        l0=grid.l0,
-        power=0.0,
-        # Theirs decays by 0.99 over 512 features: as far, whatever their number.
-        decay=0.99 ** (512 / grid.n_features),
-        n_groups=max(1, grid.n_features // 8),
-        correlation=grid.correlation,
-        magnitude=Magnitude(weakest=0.0),
-        seed=seed,
-    )
-    world = SparseFeatures(config)
+    world = world_of(grid, seed)
     alphas = tuple(10 ** (e / 4) for e in grid.exponents)
     directions: list[Tensor] = []
     with progress("autoencoders", total=grid.n_steps * len(grid.ratios)) as bar:
@@ -94,6 +82,23 @@ def mmcs(grid: Grid, seed: int = 0) -> Figure:
             "learning rate": f"{grid.lr:g}",
         },
     )
+
+
+def world_of(grid: Grid, seed: int) -> SparseFeatures:
+    """Return the known features of `grid`."""
+    config = SparseFeaturesConfig(
+        d=grid.d,
+        n_features=grid.n_features,
+        l0=grid.l0,
+        power=0.0,
+        # Theirs decays by 0.99 over 512 features: as far, whatever their number.
+        decay=0.99 ** (512 / grid.n_features),
+        n_groups=max(1, grid.n_features // 8),
+        correlation=grid.correlation,
+        magnitude=Magnitude(weakest=0.0),
+        seed=seed,
+    )
+    return SparseFeatures(config)
 
 
 def _items(
