@@ -178,6 +178,7 @@ class BlockSource(abc.ABC):
                         raise ConfigError(
                             "There is no ordinary token to train on: every block is empty. Add text."
                         )
+                    del block  # or it would be held while the next one is made
                     self._advance()
                     continue
                 part = block.take(slice(self._position, self._position + missing))

@@ -16,9 +16,12 @@ def plan_table(found: Plan) -> str:
     flops = found.flops_per_token
     stores = ", ".join(f"{n / gib:.2f} GiB in {dtype}" for dtype, n in found.store_bytes.items())
     minutes, seconds = divmod(round(found.seconds), 60)
+    more = found.device_peak_bytes
+    on_device = f", {more / gib:.2f} GiB on {found.calibrated_on}" if more else ""
     rows += [
         ["memory: model", f"{found.model_bytes / gib:.2f} GiB"],
         ["memory: training", f"{found.training_bytes / gib:.2f} GiB"],
+        ["memory: all, at most", f"{found.peak_bytes / gib:.2f} GiB in this process{on_device}"],
         ["disk: dictionaries", f"{found.output_bytes / gib:.2f} GiB"],
         ["disk: checkpoints", f"{found.checkpoint_bytes / gib:.2f} GiB, until it ends"],
         ["disk: a store", stores],

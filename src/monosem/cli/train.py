@@ -216,7 +216,7 @@ def _planned(
     where: dict[str, Any],
 ) -> str:
     sites = matching_sites(model, given.sites) if given.sites else ()
-    found = plan(config, model, store, sites=sites, **where)
+    found = plan(config, model, store, sites=sites, out=given.out, **where)
     return json.dumps(found.to_json(), indent=2) if given.json else plan_table(found)
 
 

@@ -1,22 +1,28 @@
 """What a run would need of memory, disk, operations and time, said before it starts.
 
     parameters    of each dictionary: encoder, decoder, biases
-    memory        weights, gradients and Adam's two moments of all dictionaries, a block of activations,
-                  a batch of latents; of the model, its weights
+    memory        at its highest: what this process, and its CUDA device, had at most when the short runs
+                  below were over, and what a block of the whole run takes more than one of theirs; of
+                  that, weights, gradients and Adam's two moments of all dictionaries, a block of
+                  activations and a batch of latents; of the model, its weights
     disk          of what the run writes, and of a store of the activations it reads
     operations    of matrix products: of the model, up to the last site that is read, and of a step
-    time          two short runs of the same configuration are made, the longer for about ten seconds:
-                  what a run costs once, sampling and its first, dense steps, is told from what each costs
+    time          two short runs of the same configuration are made, the longer for about ten seconds,
+                  beside where the run will be written: what a run costs once, sampling and its first,
+                  dense steps, is told from what each costs
 
 Steps get cheaper or dearer as latents die or a penalty is steered, and machines have other work: an
 estimate is within 30 % on a quiet one (docs/activations.md).
 """
 
 import dataclasses
+import resource
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,6 +61,10 @@ class Plan:
     model_bytes: int
     training_bytes: int
     """Of dictionaries, their optimiser, a block of activations and a batch of latents."""
+    peak_bytes: int
+    """Of the whole process at its highest, the interpreter and its libraries included."""
+    device_peak_bytes: int
+    """Of tensors on the CUDA device of the dictionaries at their highest; 0 without one."""
     output_bytes: int
     """What the run leaves on the disk."""
     checkpoint_bytes: int
@@ -81,11 +91,14 @@ def plan(
     sites: Sequence[str] = (),
     activations: ActivationStore | None = None,
     device: str | None = None,
+    out: Path | str | None = None,
     seconds: float = CALIBRATION_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
     """Return what `train`, or with `sites` `train_suite`, would need for `config`.
 
-    Nothing is written but a short run in a temporary folder, for about `seconds`.
+    Nothing is written but short runs, for about `seconds`, in a temporary folder on the file system of
+    `out`. What `clock` counts is what is estimated.
     """
     names = [str(model.check_site(site)) for site in (sites or config.sites)]
     source = source_of(config, model, store, names, activations=activations, device=device)
@@ -97,6 +110,8 @@ def plan(
     }
     total = sum(parameters.values())
     captured = list(dict.fromkeys([*names, *config.targets]))
+    calibration = _Calibration(config, model, store, sites, activations, device, out, clock)
+    estimated = calibration.seconds(seconds)
     own = [(index, shape) for shape in shapes.values() for index in range(len(config.dictionaries))]
     return Plan(
         n_steps=config.n_steps,
@@ -104,6 +119,8 @@ def plan(
         parameters=parameters,
         model_bytes=sum(p.numel() * p.element_size() for p in model.model.parameters()),
         training_bytes=needed_bytes(source, config, [sum(ins) for ins, _ in shapes.values()]),
+        peak_bytes=calibration.peak(source),
+        device_peak_bytes=calibration.device_peak(source),
         output_bytes=4 * total,
         checkpoint_bytes=2 * 3 * 4 * total,
         store_bytes=_store_bytes(model, store, captured),
@@ -111,7 +128,7 @@ def plan(
             "model": 0.0 if activations else _model_flops(config, model, captured, store.context),
             "dictionaries": sum(_dictionary_flops(config, index, *shape) for index, shape in own),
         },
-        seconds=_estimate(config, model, store, sites, activations, device, seconds),
+        seconds=estimated,
         calibrated_on=str(source.device),
     )
 
@@ -187,43 +204,82 @@ def _dictionary_flops(
     return counter.get_total_flops() / COUNTED_ROWS
 
 
-def _estimate(
-    config: TrainConfig,
-    model: LanguageModel,
-    store: TokenStore,
-    sites: Sequence[str],
-    activations: ActivationStore | None,
-    device: str | None,
-    seconds: float,
-) -> float:
-    """Time two short runs and draw the line through them."""
+@dataclasses.dataclass(eq=False)
+class _Calibration:
+    """Short runs of a configuration, how long they take and how much memory they have left needed."""
 
-    def run(n_steps: int) -> float:
-        short = dataclasses.replace(config, n_tokens=n_steps * config.batch_size)
-        with tempfile.TemporaryDirectory() as folder:
+    config: TrainConfig
+    model: LanguageModel
+    store: TokenStore
+    sites: Sequence[str]
+    activations: ActivationStore | None
+    device: str | None
+    out: Path | str | None
+    clock: Callable[[], float]
+    longest: int = 0
+    """Steps of the longest run so far."""
+
+    def seconds(self, wanted: float) -> float:
+        """Time two short runs and draw the line through them."""
+        n_steps = self.config.n_steps
+        few = min(FEWEST_STEPS, n_steps)
+        once = self._run(few)  # warms caches, and lets the machine choose its arithmetic
+        # as many steps as the sample at the beginning is taken from, past those that cost more than others
+        sample = min(-(-SAMPLE_ROWS // self.config.batch_size), n_steps)
+        if sample * once < 2 * wanted * few:
+            few = max(few, sample)
+        first = self._run(few)
+        more = few + max(few, round(wanted * few / first))
+        if more >= n_steps:  # it is short enough to be made
+            return self._run(n_steps)
+        second = self._run(more)
+        each = (second - first) / (more - few)
+        if not each > 0:
+            raise ConfigError(
+                f"{more} steps took {second:.2f} s, {few} took {first:.2f} s: the machine has too much "
+                "other work for an estimate. Ask again."
+            )
+        return first + each * (n_steps - few)
+
+    def peak(self, source: BlockSource) -> int:
+        """Return what the process would have at most, whose source would be `source`."""
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        here = own if sys.platform == "darwin" else own * 2**10
+        return here + (self._missing(source) if source.device.type == "cpu" else 0)
+
+    def device_peak(self, source: BlockSource) -> int:
+        """Return what tensors on the device of `source` would have at most."""
+        if source.device.type != "cuda":
+            return 0
+        return torch.cuda.max_memory_allocated(source.device) + self._missing(source)
+
+    def _missing(self, source: BlockSource) -> int:
+        """Return what a block of the whole run has more than one of the longest short run."""
+        where: dict[str, Any] = {"activations": self.activations, "device": self.device}
+        short = source_of(self._short(self.longest), self.model, self.store, self._read, **where)
+        return source.block_bytes - short.block_bytes
+
+    @property
+    def _read(self) -> Sequence[str]:
+        return [str(self.model.check_site(site)) for site in (self.sites or self.config.sites)]
+
+    def _short(self, n_steps: int) -> TrainConfig:
+        return dataclasses.replace(self.config, n_tokens=n_steps * self.config.batch_size)
+
+    def _run(self, n_steps: int) -> float:
+        self.longest = max(self.longest, n_steps)
+        short, run = self._short(n_steps), (self.model, self.store)
+        where: dict[str, Any] = {"activations": self.activations, "device": self.device}
+        with tempfile.TemporaryDirectory(prefix=".plan-", dir=_beside(self.out)) as folder:
             out = Path(folder) / "run"
-            started = time.monotonic()
-            if sites:
-                train_suite(short, sites, model, store, out, activations=activations, device=device)
+            started = self.clock()
+            if self.sites:
+                train_suite(short, self.sites, *run, out, **where)
             else:
-                train(short, model, store, out, activations=activations, device=device)
-            return time.monotonic() - started
+                train(short, *run, out, **where)
+            return self.clock() - started
 
-    few = min(FEWEST_STEPS, config.n_steps)
-    once = run(few)  # warms caches, and lets the machine choose its arithmetic
-    # as many steps as the sample at the beginning is taken from, past those that cost more than others
-    wanted = min(-(-SAMPLE_ROWS // config.batch_size), config.n_steps)
-    if wanted * once < 2 * seconds * few:
-        few = max(few, wanted)
-    first = run(few)
-    more = few + max(few, round(seconds * few / first))
-    if more >= config.n_steps:  # it is short enough to be made
-        return run(config.n_steps)
-    second = run(more)
-    each = (second - first) / (more - few)
-    if not each > 0:
-        raise ConfigError(
-            f"{more} steps took {second:.2f} s, {few} took {first:.2f} s: the machine has too much other "
-            "work for an estimate. Ask again."
-        )
-    return first + each * (config.n_steps - few)
+
+def _beside(out: Path | str | None) -> Path | None:
+    """Return the nearest folder above `out` that is there; None where nothing will be written."""
+    return None if out is None else next(p for p in Path(out).absolute().parents if p.is_dir())
