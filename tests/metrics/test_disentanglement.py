@@ -75,7 +75,10 @@ def test_a_reader_of_ones_own_is_asked_and_what_cannot_be_read_is_not_applicable
     found = disentanglement(coded, attributes, groups, readers={"language": reader}, ns=(4,))
     assert asked
     assert found["language"].score.void.startswith("not applicable: `language` is read with F1 0.")
-    assert found["country"].score.void == "not applicable: 1 attributes can be read, of at least 2"
+    assert (
+        found["country"].score.void
+        == "not applicable: 1 of 2 attributes can be read, of at least 2"
+    )
     rare = attributes | {"rare": (np.arange(N) < 12).astype(np.int64), "one": np.zeros(N, np.int64)}
     found = disentanglement(coded, rare, groups, ns=(4,))
     assert found["one"].score.void == "not applicable: `one` has one class"

@@ -32,14 +32,30 @@ def worded(store, monkeypatch):
     return store
 
 
-def test_every_measure_has_a_name_and_is_taken_of_all(dictionary, model, worded):
+def compare(measures, dictionary, model, store, **given):
+    other = Other(TopK(TopKConfig(d_in=24, n_latents=30, k=3, seed=1)), Place(model, store, SITE))
+    config = dataclasses.replace(FEW, measures=measures)
+    found = survey({"mine": dictionary}, model, store, config, site=SITE, other=other, **given)
+    return found, other.dictionary
+
+
+def test_measures_are_those_of_their_own_functions(dictionary, model, worded):
     assert list(MEASURES) == list(NAMES) and set(COMPARED) <= set(NAMES)
-    config = dataclasses.replace(FEW, measures=tuple(NAMES))
-    other = Other(TopK(TopKConfig(d_in=24, n_latents=30, k=3, seed=1)), Place(model, worded, SITE))
+    chosen = ("geometry", "mmcs", "universality", "positions", "proxies")
+    found, other = compare(chosen, dictionary, model, worded, neurons=False)
+    mine = found["mine"]
+    assert list(mine) == list(chosen)
+    assert mine["geometry"] == geometry(dictionary.encoder(), dictionary.W_dec).measures()
+    assert mine["mmcs"] == matching(dictionary.W_dec, other.W_dec).measures()
+    assert mine["positions"]["l0 within"].value == pytest.approx(5, abs=0.2)
+    assert any(name.startswith("word (latent ") for name in mine["proxies"])
+    assert mine["universality"]["correlation"].null is not None
+
+
+@pytest.mark.slow
+def test_every_measure_is_taken_of_neurons_and_baselines_too(dictionary, model, worded):
     beside = EvaluateConfig(baselines=("pca",), n_baseline_tokens=500, matmul="fp32")
-    found = survey(
-        {"mine": dictionary}, model, worded, config, site=SITE, other=other, beside=beside
-    )
+    found, _ = compare(tuple(NAMES), dictionary, model, worded, beside=beside)
     assert list(found) == ["mine", "neurons", "neurons_all", "pca"]
     for measured in found.values():
         assert list(measured) == list(NAMES)
@@ -47,11 +63,6 @@ def test_every_measure_has_a_name_and_is_taken_of_all(dictionary, model, worded)
             assert measures, name
             for measure in measures.values():
                 assert measure.applicable or measure.void.startswith("not applicable: ")
-    mine = found["mine"]
-    assert mine["geometry"] == geometry(dictionary.encoder(), dictionary.W_dec).measures()
-    assert mine["mmcs"] == matching(dictionary.W_dec, other.dictionary.W_dec).measures()
-    assert mine["positions"]["l0 within"].value == pytest.approx(5, abs=0.2)
-    assert any(name.startswith("word (latent ") for name in mine["proxies"])
 
 
 def test_a_researchers_own_tensors_are_measured_like_any_other(model, worded):
@@ -103,5 +114,6 @@ def test_labels_are_those_of_the_text():
     ]
     before = [labels.KINDS[k] for k in found["kind of token before"]]
     assert before == ["space", *words[:5], "space", *words[6:11]]
+    assert found["space in front"].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
     kept = labels.frequent({"a": found["kind of token"]}, 2)
     assert [w for w, k in zip(words, kept, strict=True) if not k] == ["space"]

@@ -83,7 +83,10 @@ def disentanglement(
     for name in attributes:
         reason = reasons[name]
         if not reason and len(usable) < FEWEST_ATTRIBUTES:
-            reason = f"{len(usable)} attributes can be read, of at least {FEWEST_ATTRIBUTES}"
+            reason = (
+                f"{len(usable)} of {len(attributes)} attributes can be read, of at least "
+                f"{FEWEST_ATTRIBUTES}"
+            )
         if reason:
             void = not_applicable(reason)
             nothing: Int64[np.ndarray, " chosen"] = np.zeros(0, np.int64)

@@ -26,10 +26,15 @@ def first_letters(
 
 
 def kinds(text: Text) -> dict[str, Int64[np.ndarray, " tokens"]]:
-    """Return the kind of each ordinary token, and of the token before it, as numbers of `KINDS`."""
+    """Return the kind of each ordinary token and of the token before it, as numbers of `KINDS`.
+
+    And whether it begins with a space, as 0 or 1.
+    """
     whole = np.array([[_kind(piece) for piece in row] for row in text.pieces], np.int64)
     before = np.concatenate([np.full((len(whole), 1), KINDS.index("space")), whole[:, :-1]], 1)
-    return {"kind of token": text.at(whole), "kind of token before": text.at(before)}
+    spaced = np.array([[piece[:1].isspace() for piece in row] for row in text.pieces], np.int64)
+    found = {"kind of token": whole, "kind of token before": before, "space in front": spaced}
+    return {name: text.at(values) for name, values in found.items()}
 
 
 def frequent(

@@ -28,6 +28,7 @@ NAMES: dict[str, str] = {
     "absorption": "first letters that more special latents have taken in",
     "perturbation": "TPP on first letters; unfit to compare dictionaries, an audit finds",
     "disentanglement": "kinds of this token and the one before, exchanged one by one",
+    "divergence": "how far the model's predictions move, in nats, beside both ablations",
     "positions": "loss, error and l0 within the context of training, and past it",
 }
 """What can be measured, and what it is."""

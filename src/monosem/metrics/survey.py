@@ -20,6 +20,7 @@ from monosem.metrics import labels
 from monosem.metrics.absorption import Absorption, absorption, over_classes
 from monosem.metrics.density import bimodality
 from monosem.metrics.disentanglement import disentanglement
+from monosem.metrics.divergence import divergence
 from monosem.metrics.evaluate import EvaluateConfig, prepared
 from monosem.metrics.geometry import geometry
 from monosem.metrics.matching import matching
@@ -27,12 +28,12 @@ from monosem.metrics.measure import Measure, median, not_applicable, share
 from monosem.metrics.measure import mean as mean_of
 from monosem.metrics.perturbation import Coded, tpp
 from monosem.metrics.polysemanticity import SHARE, account, of_units
-from monosem.metrics.positions import beyond, by_position
+from monosem.metrics.positions import N_MEAN_TOKENS, beyond, by_position
 from monosem.metrics.probes import Split, balanced
 from monosem.metrics.sample import Sample, encoded
 from monosem.metrics.sparse_probing import sparse_probing
 from monosem.metrics.specificity import best_unit
-from monosem.metrics.stream import AnyDictionary
+from monosem.metrics.stream import AnyDictionary, ordinary_mean
 from monosem.metrics.subject import COMPARED, Ground, Other, Subject, SurveyConfig
 from monosem.metrics.universality import similarity
 from monosem.models.language_model import LanguageModel
@@ -221,6 +222,15 @@ def _disentanglement(subject: Subject) -> Measures:
     }
 
 
+def _divergence(subject: Subject) -> Measures:
+    place, config = subject.ground.place, subject.config
+    average = ordinary_mean(place, N_MEAN_TOKENS, config.seed, config.batch_tokens)
+    contexts = subject.ground.text.contexts
+    return divergence(
+        subject.dictionary, place, average, contexts, batch=config.batch_tokens, seed=config.seed
+    )
+
+
 def _positions(subject: Subject) -> Measures:
     place, config = subject.ground.place, subject.config
     found = by_position(
@@ -251,6 +261,7 @@ MEASURES: dict[str, Callable[[Subject], Measures]] = {
     "absorption": _absorption,
     "perturbation": _perturbation,
     "disentanglement": _disentanglement,
+    "divergence": _divergence,
     "positions": _positions,
 }
 """The measures of `subject.NAMES`."""
