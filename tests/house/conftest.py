@@ -111,6 +111,16 @@ def commands() -> dict[str, list[str]]:
     return {
         "tokens": ["tokens", "--corpora", "corpus", *tokens, "--out", "tokens"],
         "pretrain": ["pretrain", "tiny", "--tokens", "tokens", *model, "--out", "model"],
+        "capture": [
+            "capture",
+            *read,
+            "--sites",
+            SITE,
+            "--shard-tokens",
+            "512",
+            "--out",
+            "activations",
+        ],
         "train": ["train", *read, *train, "--matmul", "fp32", "--site", SITE, "--out", "sae"],
         "evaluate": ["evaluate", "sae", *read, *evaluate, "--out", "evaluation"],
         "features": ["features", "sae/topk", *read, "--n-tokens", "20000", "--out", "features"],

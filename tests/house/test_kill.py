@@ -4,18 +4,21 @@ The command is killed at a random moment of the time it takes undisturbed, then 
 leaves is compared with what the undisturbed run left: the same files, whole, and nothing beside them.
 """
 
+import hashlib
 import json
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-VERBS = ["tokens", "pretrain", "train", "evaluate", "features", "report"]
+VERBS = ["tokens", "pretrain", "capture", "train", "evaluate", "features", "report"]
 INPUTS = {
     "tokens": ["corpus"],
     "pretrain": ["tokens"],
+    "capture": ["tokens", "model"],
     "train": ["tokens", "model"],
     "evaluate": ["tokens", "model", "sae"],
     "features": ["tokens", "model", "sae"],
@@ -79,6 +82,41 @@ def test_a_verb_that_was_killed_once_finishes_when_it_is_run_again(
 ) -> None:
     made = kill_and_rerun(verb, world, place(verb), command_line, randomness, 1)
     check(world, verb, made, content)
+
+
+def test_a_capture_that_was_killed_has_whole_shards_and_goes_on_after_them(
+    world, place, command_line, randomness: random.Random, content
+) -> None:
+    folder = place("capture")
+    capturing, made = folder / "activations.capturing", folder / "activations"
+    whole: dict[str, int] = {}
+    for _ in range(10):
+        after = world.seconds["capture"] * randomness.uniform(0.3, 1.0)
+        command_line.kill(world.commands["capture"], folder, after)
+        if made.exists():  # it was too late; anew
+            shutil.rmtree(made)
+        for number, line in enumerate(noted(capturing / ".shards.jsonl")):
+            shard = capturing / "shards" / f"{number:05}.safetensors"
+            assert hashlib.sha256(shard.read_bytes()).hexdigest() == line["sha256"]
+            assert shard.stat().st_size == line["bytes"]
+            whole[shard.name] = shard.stat().st_mtime_ns
+        if whole:
+            break
+    assert whole, "no kill came between two shards"
+    done = command_line.run(world.commands["capture"], folder)
+    assert done.code == 0, done.err
+    assert beside(folder, "capture") == {"activations"}
+    for name, written in whole.items():
+        assert (made / "shards" / name).stat().st_mtime_ns == written, (
+            "a whole shard was made again"
+        )
+    check(world, "capture", made, content)
+
+
+def noted(path: Path) -> list[dict[str, Any]]:
+    """The lines of a record of whole shards that were written to their end."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 @pytest.mark.slow
