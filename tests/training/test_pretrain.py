@@ -25,7 +25,7 @@ from monosem.training.pretrain import (
     pretrain,
     recipe,
 )
-from monosem.training.schedule import context_order, log_spaced, pieces
+from monosem.training.schedule import context_order, drills, log_spaced, pieces
 
 SHAPE = SmallModelConfig(d_model=16, n_heads=2, d_mlp=32, context=32)
 CONFIG = PretrainConfig(
@@ -175,32 +175,51 @@ def test_a_run_reads_short_pieces_first_and_whole_contexts_at_the_end(store, tmp
     shapes = []
     original = module.chunked_loss
 
-    def noting(model, tokens, *, bf16, positions=None):
-        shapes.append((tuple(tokens.shape), None if positions is None else int(positions[0, 0])))
-        return original(model, tokens, bf16=bf16, positions=positions)
+    def noting(model, tokens, *, bf16):
+        shapes.append(tuple(tokens.shape))
+        return original(model, tokens, bf16=bf16)
 
     monkeypatch.setattr(module, "chunked_loss", noting)
     monkeypatch.setattr(module, "PIECES", (8, 16))
     pretrain(replace(CONFIG, n_tokens=32 * 4 * 12, short=0.5), store, tmp_path / "lm")
-    read_ = [shape for shape, _ in shapes]
-    assert read_[:4] == [(16, 8), (12, 8), (12, 8), (12, 8)]
-    assert read_[4:6] == [(4, 16), (4, 16)] and set(read_[6:]) == {(4, 32)}
-    assert [at for _, at in shapes[:7]] == [0, 1, 2, 3, 4, 5, None]
+    steps = [shape for shape in shapes if shape[0] in (4, 12, 16) and shape[1] in (8, 16, 32)]
+    assert steps[:4] == [(16, 8), (12, 8), (12, 8), (12, 8)]
+    assert steps[4:6] == [(4, 16), (4, 16)] and set(steps[6:12]) == {(4, 32)}
 
 
-def test_pieces_of_a_context_keep_its_places_in_the_loss():
-    model = build(SHAPE, vocab_size=50, bos=0, eos=0, seed=1)
-    tokens = torch.randint(0, 50, (2, 20), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        cut, places = pieces(tokens, 6, offset=3)
-        assert cut.shape == places.shape == (4, 6)
-        assert torch.equal(tokens[1, places[3]], cut[3]) and torch.equal(places[3], places[1])
-        found = chunked_loss(model, cut, bf16=False, positions=places)
-        shifted = chunked_loss(model, cut, bf16=False)
-        logits = model(input_ids=cut, position_ids=places).logits[:, :-1]
-        plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), cut[:, 1:].flatten())
-    torch.testing.assert_close(found, plain)
-    assert abs(float(found - shifted)) > 1e-4
+def test_pieces_are_whole_stretches_of_the_contexts_they_are_cut_from():
+    tokens = torch.arange(40).view(2, 20)
+    cut = pieces(tokens, 6, offset=3)
+    assert cut[:, 0].tolist() == [3, 9, 23, 29] and cut.shape == (4, 6)
+    assert torch.equal(cut.diff(), torch.ones(4, 5, dtype=torch.int64))
+
+
+def test_drills_repeat_a_stretch_and_hold_ordinary_tokens_after_bos():
+    ordinary = np.arange(5, 4000)
+    rows = drills(np.random.default_rng(0), 40, 64, ordinary, bos=2)
+    assert rows.shape == (40, 64) and set(rows[:, 0]) == {2} and rows[:, 1:].min() >= 5
+    again = drills(np.random.default_rng(0), 40, 64, ordinary, bos=2)
+    assert np.array_equal(rows, again) and not np.array_equal(rows[0], rows[1])
+    predicted = 0
+    for row in rows.tolist():
+        last: dict[int, int] = {}
+        for token, following in zip(row, row[1:], strict=False):
+            predicted += last.get(token) == following
+            last[token] = following
+    assert 0.4 < predicted / rows.size < 0.9  # of random tokens without a stretch none would be
+
+
+def test_a_share_of_a_steps_contexts_is_drilled(store, tmp_path, monkeypatch):
+    config = replace(CONFIG, n_tokens=32 * 4, drill=0.5, keep_checkpoints=0)
+    seen = []
+    original = module.chunked_loss
+    monkeypatch.setattr(
+        module, "chunked_loss", lambda m, t, *, bf16: (seen.append(t), original(m, t, bf16=bf16))[1]
+    )
+    pretrain(config, store, tmp_path / "lm")
+    text = {tuple(row) for row in store.tokens(store.contexts("train")).tolist()}
+    assert [tuple(row) in text for row in seen[0].tolist()] == [True, True, False, False]
+    assert not np.isin(seen[0][2:, 1:].numpy(), store.policy.special).any()
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(store, tmp_path, monkeypatch):
@@ -275,7 +294,8 @@ def test_contexts_longer_than_the_model_are_refused(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("n_tokens", 0), ("lr", -1.0), ("warmup", 1.5), ("short", 2.0)]
+    ("field", "value"),
+    [("n_tokens", 0), ("lr", -1.0), ("warmup", 1.5), ("short", 2.0), ("drill", -1.0)],
 )
 def test_bad_settings_are_refused(field, value):
     with pytest.raises(ConfigError, match=f"`{field}`"):

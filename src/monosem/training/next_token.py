@@ -20,20 +20,14 @@ def chunked_loss(
     tokens: Int[Tensor, "batch pos"],
     *,
     bf16: bool,
-    positions: Int[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean next-token cross-entropy in nats; with gradients enabled they are already added.
 
-    Equal to cross-entropy on whole logits, in value and gradients, up to rounding. `positions` are
-    the tokens' places where they are pieces of longer contexts (`pieces`).
+    Equal to cross-entropy on whole logits, in value and gradients, up to rounding.
     """
     kind = tokens.device.type
     with torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
-        hidden = (
-            model.transformer(tokens, position_ids=positions)
-            .last_hidden_state[:, :-1]
-            .flatten(0, 1)
-        )
+        hidden = model.transformer(tokens).last_hidden_state[:, :-1].flatten(0, 1)
     targets = tokens[:, 1:].flatten()
     leaf = hidden.detach().requires_grad_(torch.is_grad_enabled())
     total = torch.zeros((), device=tokens.device)

@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.core.artifact import is_artifact, read, writing
@@ -30,21 +30,24 @@ from monosem.core.progress import progress
 from monosem.metrics.abilities import abilities
 from monosem.metrics.language import evaluate_language_model
 from monosem.models.language_model import LanguageModel
-from monosem.models.loading import embedded_names, no_bar
+from monosem.models.loading import no_bar
 from monosem.models.small import SmallModelConfig, build, preset
 from monosem.runtime.checkpoint import load_checkpoint, save_checkpoint
 from monosem.runtime.interruption import interruption
 from monosem.runtime.runlog import RunLog
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.store import TokenStore
-from monosem.training.next_token import SmallModel, chunked_loss, heldout_loss
-from monosem.training.schedule import context_order, log_spaced, pieces
+from monosem.training.beginning import begins_alike, copy_weights
+from monosem.training.next_token import chunked_loss, heldout_loss
+from monosem.training.schedule import context_order, drills, log_spaced, pieces
 
 KIND = "language model"
 KEPT = "checkpoints"
 """Folder of the log-spaced checkpoints, in the run's own."""
 ABILITY_POINTS = 48
 """Log-spaced steps at which abilities are measured, save the first hundredth of the run."""
+WEIGHT_DECAY = 0.01
+"""AdamW's weight decay, on matrices only."""
 CLIP = 1.0
 """Largest norm of the gradient."""
 PIECES = (32, 64)
@@ -69,8 +72,9 @@ class PretrainConfig:
     """Peak learning rate of AdamW."""
     warmup: float = 0.02
     """Share of the run over which the learning rate rises."""
-    weight_decay: float = 0.01
-    """AdamW's weight decay, on matrices only."""
+    drill: float = 0.0
+    """Share of each step's contexts that are random tokens, stretches of which come again
+    (`schedule.drills`), in place of text: what induction is learned from soonest."""
     short: float = 0.0
     """Share of the run, its first part, in which contexts are read in pieces: of 32 tokens, and in the
     last third of it of 64. In short pieces heads that match tokens form sooner."""
@@ -92,8 +96,9 @@ class PretrainConfig:
                 raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"`warmup` must be in [0, 1), got {self.warmup}.")
-        if not 0 <= self.short <= 1:
-            raise ConfigError(f"`short` must be in [0, 1], got {self.short}.")
+        for name in ("short", "drill"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         if self.lr <= 0:
             raise ConfigError(f"`lr` must be positive, got {self.lr}.")
 
@@ -131,7 +136,12 @@ def recipe(name: str) -> PretrainConfig:
     if shape.n_layers == 1:
         return PretrainConfig(model=shape, seed=1 if name == "1L-b" else 0)
     return PretrainConfig(
-        model=shape, batch_contexts=16, keep_checkpoints=16, ability_cases=ZOO_CASES, short=0.5
+        model=shape,
+        batch_contexts=16,
+        keep_checkpoints=16,
+        ability_cases=ZOO_CASES,
+        short=0.6,
+        drill=0.5,
     )
 
 
@@ -165,7 +175,7 @@ def pretrain(
         shutil.rmtree(checkpoints)
     if not fresh and is_artifact(out, KIND):
         summary = read(out, KIND).summary
-        if summary["identity"] == identity and _begins_alike(config.start, summary):
+        if summary["identity"] == identity and begins_alike(config.start, summary):
             if checkpoints.exists():  # killed between finishing and tidying up
                 shutil.rmtree(checkpoints)
             sys.stderr.write(f"`{out}` is already there; used again.\n")
@@ -177,27 +187,6 @@ def pretrain(
     run = _Run(config, store, out, device or torch.device("cpu"), identity)
     run.train(checkpoint_seconds)
     return run.finish()
-
-
-def _begins_alike(name: str, summary: Json) -> bool:
-    """Whether `name` is still the model that the finished run began with; one that is gone counts."""
-    if name not in embedded_names() and not (name and Path(name).is_dir()):
-        return True
-    return LanguageModel.load(name, device="cpu").hash == summary["start"]
-
-
-def _copy_weights(name: str, model: SmallModel) -> str:
-    """Put the weights of the language model `name` into `model`, if they fit; return its hash."""
-    start = LanguageModel.load(name, device="cpu")
-    given, wanted = start.model.state_dict(), model.state_dict()
-    differing = [k for k in wanted if k not in given or given[k].shape != wanted[k].shape]
-    if differing or len(given) != len(wanted):
-        raise ConfigError(
-            f"`start` is `{name}`, whose weights have another shape than this run's model"
-            f"{f' (`{differing[0]}`)' if differing else ''}. Name a model of the same preset and tokenizer."
-        )
-    cast(nn.Module, model).load_state_dict(given)
-    return start.hash
 
 
 class _Run:
@@ -226,11 +215,13 @@ class _Run:
         self.n_steps = config.n_steps(store.context)
         points = log_spaced(self.n_steps, ABILITY_POINTS if config.ability_cases else 0)
         self.measured = {step for step in points if step >= self.n_steps // 100}
+        special = set(policy.special)
+        self.ordinary = np.array([i for i in range(store.vocab_size) if i not in special])
         self.vocabulary = Vocabulary(store.vocab_size, store.tokenizer)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": matrices, "weight_decay": WEIGHT_DECAY},
             {"params": vectors, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
@@ -239,7 +230,7 @@ class _Run:
         state = load_checkpoint(self.folder)
         if state is None:
             if config.start:
-                self.start = _copy_weights(config.start, self.model)
+                self.start = copy_weights(config.start, self.model)
             self.bf16 = self._choose_precision()
         else:
             self._restore(*state)
@@ -308,17 +299,26 @@ class _Run:
         return self.out / "model"
 
     def _one_step(self, contexts: list[int]) -> Float[Tensor, ""]:
-        tokens = torch.from_numpy(self.store.tokens(np.asarray(contexts))).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr_at(self.step, self.n_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        length, places = self.config.piece_at(self.step, self.n_steps), None
-        if length is not None and length < self.store.context:
-            tokens, places = pieces(tokens, length, offset=self.step % length)
-        loss = chunked_loss(self.model, tokens, bf16=self.bf16, positions=places)
+        loss = chunked_loss(self.model, self._read(contexts).to(self.device), bf16=self.bf16)
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         return loss
+
+    def _read(self, contexts: list[int]) -> Int[Tensor, "row pos"]:
+        """Return the tokens of a step: of these contexts, or pieces of them, and its drills."""
+        tokens = torch.from_numpy(self.store.tokens(np.asarray(contexts)))
+        length = self.config.piece_at(self.step, self.n_steps)
+        if length is not None and length < tokens.shape[1]:
+            tokens = pieces(tokens, length, offset=self.step % length)
+        n = round(self.config.drill * len(tokens))
+        if n:
+            random = np.random.default_rng([self.config.seed, self.step])
+            drawn = drills(random, n, tokens.shape[1], self.ordinary, bos=self.store.policy.bos)
+            tokens = torch.cat([tokens[n:], torch.from_numpy(drawn)])
+        return tokens
 
     def _note(self, loss: Float[Tensor, ""]) -> float:
         value = float(loss)

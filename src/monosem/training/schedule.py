@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Generator
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -18,20 +17,36 @@ def context_order(n_contexts: int, seed: int) -> Generator[int]:
 
 def pieces(
     tokens: Int[Tensor, "batch pos"], length: int, offset: int
-) -> tuple[Int[Tensor, "piece short"], Int[Tensor, "piece short"]]:
-    """Return contexts cut into pieces of `length` tokens from `offset` on, and their tokens' places.
+) -> Int[Tensor, "piece short"]:
+    """Return contexts cut into pieces of `length` tokens from `offset` on; the rest is left out.
 
-    What does not fill a piece is left out. The places are those in the whole contexts, so that all
-    position embeddings are trained; by the offset every two near places are in one piece at times.
-
-    >>> cut, places = pieces(torch.arange(8)[None] + 10, 3, 1)
-    >>> cut.tolist(), places.tolist()
-    ([[11, 12, 13], [14, 15, 16]], [[1, 2, 3], [4, 5, 6]])
+    >>> pieces(torch.arange(8)[None] + 10, 3, 1).tolist()
+    [[11, 12, 13], [14, 15, 16]]
     """
     n = (tokens.shape[1] - offset) // length
-    places = torch.arange(offset, offset + n * length, device=tokens.device)
-    cut = tokens[:, offset : offset + n * length].reshape(-1, length)
-    return cut, places.view(n, length).repeat(len(tokens), 1)
+    return tokens[:, offset : offset + n * length].reshape(-1, length)
+
+
+def drills(
+    random: np.random.Generator,
+    n: int,
+    length: int,
+    ordinary: Int[np.ndarray, " tokens"],
+    *,
+    bos: int | None,
+) -> Int[np.ndarray, "n length"]:
+    """Return contexts of random tokens: a stretch, and the stretch again and again, from places near
+    its start and after fillers, so that only the tokens tell what comes next.
+    """
+    rows = np.empty((n, length), dtype=np.int64)
+    for row in rows:
+        stretch = random.choice(ordinary, random.integers(5, max(13, length // 4)))
+        parts = [np.array([] if bos is None else [bos], dtype=np.int64), stretch]
+        while sum(map(len, parts)) < length:
+            parts.append(random.choice(ordinary, random.integers(4)))
+            parts.append(stretch[random.integers(len(stretch) // 2) :])
+        row[:] = np.concatenate(parts)[:length]
+    return rows
 
 
 def log_spaced(n_steps: int, n: int) -> list[int]:

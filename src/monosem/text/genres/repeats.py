@@ -18,22 +18,24 @@ from monosem.text.genres.words import POOL
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PREFIXES = (1, 2, 3)
+N_WORDS = 40
+"""Words of a line, about; in so few a short stretch comes again often."""
 
 
 def write(random: Random) -> str:
     """Return a line with a stretch that comes again, or with stretches that share their middles."""
-    if random.random() < 0.75:
+    if random.random() < 0.85:
         return _plain(random)
     return _ambiguous(random)
 
 
 def _plain(random: Random) -> str:
-    stretch = [_word(random) for _ in range(random.choice((3, 4, 5, 6, 8, 12)))]
+    stretch = [_word(random) for _ in range(random.choice((2, 3, 4, 4, 5, 6, 8, 12)))]
     words = list(stretch)
-    for _ in range(random.randint(1, 4)):
+    while len(words) < N_WORDS:
         # Fillers and starts are drawn anew: at a fixed distance the place would tell what the token does.
-        words += [_word(random) for _ in range(random.choice((0, 0, 1, 2, 4)))]
-        words += stretch[random.randrange(len(stretch) // 2 + 1) :]
+        words += [_word(random) for _ in range(random.choice((0, 0, 1, 1, 2)))]
+        words += stretch[random.randrange((len(stretch) + 2) // 3) :]
     return " ".join(words)
 
 
@@ -48,12 +50,13 @@ def _ambiguous(random: Random) -> str:
 
 def _word(random: Random) -> str:
     draw = random.random()
-    if draw < 0.35:
-        return random.choice(POOL)
-    if draw < 0.80:
-        return random.choice(COMMON)
-    if draw < 0.95:
-        return "".join(random.choice(LETTERS) for _ in range(random.randint(1, 3)))
+    if draw < 0.9:
+        word = random.choice(POOL if draw < 0.4 else COMMON)
+        # Beginnings of words are words of their own here, or tokens that are only parts of words were
+        # never met in random text.
+        return word[: random.randint(2, 3)] if random.random() < 0.3 else word
+    if draw < 0.98:
+        return "".join(random.choice(LETTERS) for _ in range(random.randint(1, 2)))
     return str(random.randrange(100))
 
 
