@@ -101,6 +101,13 @@ def test_what_feeds_it_is_the_word_it_was_planted_for(planted, rows):
     ) == (pytest.approx(float(active.max(1).values.topk(6).values.mean()), rel=1e-4))
 
 
+def test_nothing_feeds_a_neuron_that_never_fires(planted, rows):
+    silent = rows.clone()
+    silent[silent == 1] = 2
+    assert float(neurons.activations(planted, silent, 0, NEURON).max()) == 0
+    assert neurons.feeders(planted, silent, 0, NEURON) == []
+
+
 @pytest.mark.parametrize("how", ["mean", "resample"])
 def test_ablating_it_costs_the_tokens_it_writes(planted, rows, how):
     found = neurons.ablate(planted, rows, 0, NEURON, how=how, tokens=VARIANTS)

@@ -138,11 +138,13 @@ def feeders(
     """Return what adds most to a neuron's pre-activation at its largest activations, one in a context.
 
     Terms are those of `attribution.attribute` with heads and neurons as sources, summed over positions and
-    biases; tokens and positions are apart. In a gated MLP it is the gate that is explained.
+    biases; tokens and positions are apart. In a gated MLP it is the gate that is explained. Nothing is
+    returned of a neuron that is above zero nowhere: the largest of what it never does explains nothing.
     """
     active = activations(model, rows, layer, index)
     largest = active.max(1)
-    chosen = largest.values.topk(min(n_examples, len(rows))).indices.tolist()
+    order = largest.values.argsort(descending=True)[:n_examples]
+    chosen = order[largest.values[order] > 0].tolist()
     sums: dict[tuple[str, str, int | None], float] = {}
     for row in chosen:
         position = int(largest.indices[row])
@@ -154,8 +156,8 @@ def feeders(
             for place, value in zip(places, group.values[kept].tolist(), strict=True):
                 key = (group.kind, group.site, None if place is None else int(place))
                 sums[key] = sums.get(key, 0.0) + value / len(chosen)
-    order = sorted(sums, key=lambda key: -abs(sums[key]))[:n]
-    return [Feeder(kind=k, site=site, index=i, value=sums[k, site, i]) for k, site, i in order]
+    first = sorted(sums, key=lambda key: -abs(sums[key]))[:n]
+    return [Feeder(kind=k, site=site, index=i, value=sums[k, site, i]) for k, site, i in first]
 
 
 @torch.no_grad()

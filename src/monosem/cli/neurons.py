@@ -186,7 +186,8 @@ def _offsets(shifts: "list[Offset]") -> str:
 def _one_text(model: "LanguageModel", one: One) -> list[str]:
     w = one.written
     named = f" (`{w.string}`)" if w.string else ""
-    parts = [f"Neuron {w.layer}.{w.index} writes {w.kind}{named}."]
+    kind = "no token that stands out" if w.kind == "nothing" else w.kind
+    parts = [f"Neuron {w.layer}.{w.index} writes {kind}{named}."]
     if w.tokens:
         uses = one.uses.tokens if one.uses else [None] * len(w.tokens)
         lost = [dict((t, c) for t, _, c in a.tokens) for a in one.ablations or []]
@@ -205,6 +206,8 @@ def _one_text(model: "LanguageModel", one: One) -> list[str]:
         parts.append(table.text(head, rows))
     if one.uses:
         parts.append(f"Used: {one.uses.verdict}.")
+    if one.feeders == []:
+        parts.append("It is above zero nowhere in this text.")
     if one.feeders:
         rows = [[f.kind, f.site, _which(model, f), f"{f.value:+.4g}"] for f in one.feeders]
         parts.append(table.text(["fed by", "site", "which", "adds"], rows))
@@ -259,7 +262,7 @@ def _text(model: "LanguageModel", token: int) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "—" if value is None else f"{value:.3f}"
+    return "—" if value is None else f"{round(value, 3) + 0.0:.3f}"  # no −0.000
 
 
 def _signed(value: float | None) -> str:
