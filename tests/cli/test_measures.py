@@ -1,4 +1,7 @@
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from monosem.cli.measures import report
 from monosem.core import artifact
 from monosem.dictionaries.topk import TopK, TopKConfig
 from monosem.metrics.record import SURVEY
+from monosem.metrics.subject import NAMES
 from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokensConfig, build_token_store
 
@@ -86,3 +90,25 @@ def test_what_cannot_be_measured_is_said_in_a_line(work, capsys):
     assert "Did you mean `geometry`" in capsys.readouterr().err
     assert main(["evaluate", folder, "--measures", "mmcs"]) == 2
     assert "`--against FOLDER`" in capsys.readouterr().err
+
+
+def test_the_page_of_measures_does_what_it_says(work, monkeypatch, tmp_path, capsys):
+    page = (Path(__file__).resolve().parents[2] / "docs/measures.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in page for name in NAMES)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/tokens").symlink_to(work / "tokens")
+    monkeypatch.chdir(tmp_path)
+    (lines,) = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
+    few = ", n_tokens=1500, n_units=4)\nfound"
+    short = {'"1L-a"': repr(str(work / "model")), "2048, 512": "40, 24", "zeros(512)": "zeros(24)"}
+    for old, new in {**short, ")\nfound": few}.items():
+        assert old in lines
+        lines = lines.replace(old, new)
+    exec(lines, {})  # noqa: S102
+    assert "chance" in capsys.readouterr().out
+    (command,) = re.findall(r"^```sh\n(.*?)\n```", page, re.S | re.M)
+    places = {"runs/dictionaries/topk": "one", "runs/others/topk": "two"}
+    for old, new in places.items():
+        command = command.replace(old, str(work / new))
+    assert main([*shlex.split(command)[1:], *FEW]) == 0
+    assert "pca" in capsys.readouterr().out

@@ -21,6 +21,9 @@ from monosem.models.language_model import LanguageModel
 from monosem.rendering import table
 from monosem.text.tokens import TokenStore
 
+MOST_NAMED = 3
+"""Numbers that are named beside the reason why they are not there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -159,4 +162,8 @@ def _reasons(results: Json, name: str) -> list[str]:
         for what, measure in measured[name].items():
             if measure.get("void"):
                 reasons.setdefault(measure["void"], []).append(f"{what} of {dictionary}")
-    return [f"{', '.join(of)}: {reason}." for reason, of in reasons.items()]
+    said: list[str] = []
+    for reason, of in reasons.items():
+        more = f" and {len(of) - MOST_NAMED} more" if len(of) > MOST_NAMED else ""
+        said.append(f"{', '.join(of[:MOST_NAMED])}{more}: {reason}.")
+    return said

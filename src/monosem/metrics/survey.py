@@ -27,14 +27,15 @@ from monosem.metrics.matching import matching
 from monosem.metrics.measure import Measure, median, not_applicable, share
 from monosem.metrics.measure import mean as mean_of
 from monosem.metrics.perturbation import Coded, tpp
-from monosem.metrics.polysemanticity import SHARE, account, of_units
+from monosem.metrics.polysemanticity import MOST_LATENTS, SHARE, account, of_units
 from monosem.metrics.positions import N_MEAN_TOKENS, beyond, by_position
 from monosem.metrics.probes import Split, balanced
 from monosem.metrics.sample import Sample, encoded
 from monosem.metrics.sparse_probing import sparse_probing
 from monosem.metrics.specificity import best_unit
 from monosem.metrics.stream import AnyDictionary, ordinary_mean
-from monosem.metrics.subject import COMPARED, Ground, Other, Subject, SurveyConfig
+from monosem.metrics.subject import COMPARED, Ground, Other, Subject
+from monosem.metrics.subject import SurveyConfig as SurveyConfig
 from monosem.metrics.universality import similarity
 from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokenStore
@@ -160,7 +161,9 @@ def _accounted(sample: Sample, seed: int) -> Measures:
     known = np.array([n for n in needed if n is not None], np.float64)
     return {
         f"coordinates_explained_to_{SHARE}": share(len(known), len(needed)),
-        "latents_needed": median(known, seed=seed),
+        "latents_needed": median(known, seed=seed)
+        if len(known)
+        else not_applicable(f"{MOST_LATENTS} latents explain none of {len(needed)} coordinates"),
     }
 
 
