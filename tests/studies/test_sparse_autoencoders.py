@@ -11,6 +11,7 @@ import torch
 from monosem import cli
 from monosem.core.errors import MonosemError
 from monosem.dictionaries.tied import Tied, TiedConfig
+from monosem.metrics.stream import enough, visit
 from monosem.models.language_model import LanguageModel
 from monosem.studies.sparse_autoencoders.cases import by_token
 from monosem.studies.sparse_autoencoders.curve import value, without
@@ -37,12 +38,11 @@ def test_activation_by_token_is_what_a_loop_over_tokens_adds_up(
     scale = SCALES["tiny"]
     setting = Setting(scale, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
     mass, counts = by_token(dictionary, setting)
-    from monosem.metrics.stream import first, visit
-
-    contexts = first(visit(store, "heldout", 0), store, scale.n_eval)
+    contexts = enough(visit(store, "heldout", 0), store, scale.n_eval)
     tokens = torch.from_numpy(store.tokens(contexts))
     x = model.capture(tokens, [SITE])[next(iter(model.capture(tokens[:1], [SITE])))]
     ordinary = torch.from_numpy(store.ordinary(tokens.numpy()))
+    mass = mass.toarray()
     expected, fired = np.zeros_like(mass), np.zeros_like(counts)
     for row, token in zip(
         dictionary.encode(x[ordinary]).detach().numpy(), tokens[ordinary], strict=True

@@ -14,10 +14,11 @@ from monosem.metrics.measure import Measure
 from monosem.metrics.sample import Sample, Text
 from monosem.metrics.universality import Similarity
 from monosem.models.language_model import LanguageModel
-from monosem.studies.towards_monosemanticity.automata import activation_by_token, after
+from monosem.studies.by_token import activation_by_token
+from monosem.studies.towards_monosemanticity.automata import after
 from monosem.studies.towards_monosemanticity.control import of_one_token
 from monosem.studies.towards_monosemanticity.study import FIGURES, towards_monosemanticity
-from monosem.studies.towards_monosemanticity.universality import EDGE, children
+from monosem.studies.towards_monosemanticity.universality import children, edge
 from monosem.text.tokens import TokenStore
 
 
@@ -37,11 +38,11 @@ def test_what_fires_next_stays_within_a_context() -> None:
         [[0, 5, 6, 5], [0, 6, 5, 6]],
         [[1, 0], [0, 2], [0, 0], [0, 0], [3, 0], [0, 4]],
     )
-    lift = after(found)
+    lift = after(found).toarray()
     # Following tokens: rows 1, 2 and 4, 5; latent 1 fires on rows 1 and 5.
     assert lift[0, 1] == pytest.approx(1.0 / 0.5)
     assert lift[1, 0] == 0.0
-    mass = activation_by_token(found, found.text.tokens[found.text.ordinary], 7)
+    mass = activation_by_token(found, found.text.tokens[found.text.ordinary], 7).toarray()
     assert mass[0].tolist() == [0, 0, 0, 0, 0, 4, 0] and mass[1].tolist() == [0, 0, 0, 0, 0, 0, 6]
 
 
@@ -52,18 +53,23 @@ def test_a_latent_of_one_token_has_its_activation_there() -> None:
     assert of_one_token(drawn(tokens, both)) == 0.0
 
 
-def test_children_are_counted_where_the_cosine_joins_them() -> None:
+def test_children_are_counted_above_what_chance_finds() -> None:
     void = Measure(value=None, void="not applicable: made by hand")
     found = Similarity(
         nearest=torch.zeros(4, dtype=torch.int64),
         correlations=torch.zeros(4),
         nearest_masked=torch.tensor([0, 0, 2, 2]),
-        masked=torch.tensor([EDGE, 0.9, EDGE - 0.01, float("nan")]),
+        masked=torch.tensor([0.7, 0.9, 0.5, float("nan")]),
+        by_chance=torch.zeros(4),
+        nearest_masked_by_chance=torch.tensor([1, 1, 1, 1]),
+        masked_by_chance=torch.tensor([0.6, 0.6, 0.6, 0.6]),
         n_tokens=1,
         correlation=void,
         masked_cosine=void,
     )
-    assert children(found, 3).tolist() == [2.0, 0.0, 0.0]
+    assert edge(found) == pytest.approx(0.6)
+    counts = children(found.masked, found.nearest_masked, edge(found), 3)
+    assert counts.tolist() == [2.0, 0.0, 0.0]
 
 
 def test_a_second_model_with_another_vocabulary_is_refused(

@@ -47,6 +47,10 @@ class Similarity:
     """NaN for a latent that is the same on every token."""
     nearest_masked: Int64[Tensor, " n_a"]
     masked: Float[Tensor, " n_a"]
+    by_chance: Float[Tensor, " n_a"]
+    """The correlation that is the largest where the tokens of B stand in another order."""
+    nearest_masked_by_chance: Int64[Tensor, " n_a"]
+    masked_by_chance: Float[Tensor, " n_a"]
     n_tokens: int
     correlation: Measure
     """Median over latents of A."""
@@ -82,13 +86,17 @@ def similarity(
         if n_tokens == 0:
             raise ConfigError("There are no tokens to compare on. Give the stream some.")
         parts.append((*_best(true.correlation()), *_best(true.masked())))
-        parts[-1] += (_best(chance.correlation())[1], _best(chance.masked())[1])
-    near, r, near_masked, m, null_r, null_m = (torch.cat(each) for each in zip(*parts, strict=True))
+        parts[-1] += (_best(chance.correlation())[1], *_best(chance.masked()))
+    joined = (torch.cat(each) for each in zip(*parts, strict=True))
+    near, r, near_masked, m, null_r, null_near, null_m = joined
     return Similarity(
         nearest=near,
         correlations=r,
         nearest_masked=near_masked,
         masked=m,
+        by_chance=null_r,
+        nearest_masked_by_chance=null_near,
+        masked_by_chance=null_m,
         n_tokens=n_tokens,
         correlation=_median(r, null_r, seed),
         masked_cosine=_median(m, null_m, seed),

@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from markupsafe import Markup
+from scipy.sparse import csr_array
 from transformers import PreTrainedTokenizerFast
 
 from monosem.dictionaries.base import Dictionary
-from monosem.metrics.stream import Place, activations, blocks, first, visit
+from monosem.metrics.sample import draw
+from monosem.metrics.stream import Place
 from monosem.rendering import table
 from monosem.rendering.tokens import token as shown
+from monosem.studies.by_token import activation_by_token, sums
 from monosem.studies.report import Figure, Item
 from monosem.studies.sparse_autoencoders.setting import Setting
 
 LEAST = 30
 """Tokens that a latent must fire on, to be shown."""
 N_TOKENS = 6
-AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def cases(setting: Setting) -> Figure:
     dictionary = setting.sizes[setting.scale.ratios[-1]]
     mass, counts = by_token(dictionary, setting)
     alive = np.flatnonzero(counts >= LEAST)
-    share = mass.max(1) / np.maximum(mass.sum(1), 1e-30)
+    share = mass.max(1).toarray().ravel() / np.maximum(sums(mass, 1), 1e-30)
     narrow = alive[np.argsort(-share[alive], kind="stable")][: setting.scale.n_cases]
     random = np.random.default_rng(setting.seed)
     drawn = random.permutation(alive)[: setting.scale.n_cases]
@@ -80,34 +81,23 @@ def cases(setting: Setting) -> Figure:
     )
 
 
-@torch.no_grad()
 def by_token(
     dictionary: Dictionary[Any], setting: Setting
-) -> tuple[Float[np.ndarray, "n_latents vocab"], Int64[np.ndarray, " n_latents"]]:
+) -> tuple[csr_array, Int64[np.ndarray, " n_latents"]]:
     """Return the activation of each latent on each token of the vocabulary, and how often it fires."""
     place = Place(setting.model, setting.store, setting.residual)
-    mass = np.zeros((dictionary.n_latents, setting.store.vocab_size), dtype=np.float32)
-    counts = np.zeros(dictionary.n_latents, dtype=np.int64)
-    contexts = first(
-        visit(setting.store, "heldout", setting.seed), setting.store, setting.scale.n_eval
-    )
-    for block in blocks(setting.store, contexts, AT_ONCE):
-        latents = dictionary.encode_sparse(activations(place, block)[block.ordinary]).ragged()
-        on = latents.values > 0
-        read = block.tokens[block.ordinary][latents.rows()[on]].numpy()
-        which = latents.indices[on].long().numpy()
-        np.add.at(mass, (which, read), latents.values[on].float().numpy())
-        counts += np.bincount(which, minlength=dictionary.n_latents)
-    return mass, counts
+    sample = draw(dictionary, place, n_tokens=setting.scale.n_eval, seed=setting.seed)
+    tokens = sample.text.tokens[sample.text.ordinary]
+    return activation_by_token(sample, tokens, setting.store.vocab_size), sample.n_fired()
 
 
 def _case(
     latent: int,
-    mass: Float[np.ndarray, "n_latents vocab"],
+    mass: csr_array,
     counts: Int64[np.ndarray, " n_latents"],
     tokenizer: PreTrainedTokenizerFast,
 ) -> Case:
-    row = mass[latent]
+    row = mass[[latent]].toarray()[0]
     largest = np.argsort(-row, kind="stable")[:N_TOKENS]
     total = float(row.sum())
     tokens = tuple(

@@ -6,16 +6,18 @@ automata, as in HTML. Edges are asked for from both sides: by weights, and on te
 token after i.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from scipy.sparse import csr_array
+from jaxtyping import Int64
+from scipy.sparse import csc_array, csr_array
 
 from monosem.metrics.sample import Sample
 from monosem.models.effects import logit_effects
 from monosem.rendering import table
+from monosem.studies.by_token import activation_by_token, scaled, sums
 from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.setting import Setting
 
@@ -28,6 +30,8 @@ LIFT = 3.0
 LEAST = 20
 """Firings that a latent needs."""
 SHOWN = 12
+N_PERMUTATIONS = 5
+"""Times that the logits are dealt out anew."""
 
 
 @dataclass(frozen=True)
@@ -43,90 +47,113 @@ class Edge:
 
 
 def automata(setting: Setting) -> Figure:
-    """Return loops and cycles of two among the latents of the main dictionary."""
-    edges = found_edges(setting)
-    loops = [e for e in edges if e.source == e.target]
-    by_pair = {(e.source, e.target): e for e in edges}
-    cycles = [
-        (e, by_pair[e.target, e.source])
-        for e in edges
-        if e.source < e.target and (e.target, e.source) in by_pair
+    """Return loops and cycles of two among the latents of the main dictionary, beside chance."""
+    evidence = Evidence.of(setting)
+    edges = evidence.edges(np.arange(setting.main.n_latents))
+    random = np.random.default_rng(setting.seed)
+    nulls = [
+        evidence.edges(random.permutation(setting.main.n_latents)) for _ in range(N_PERMUTATIONS)
     ]
     how = "studies/towards_monosemanticity/automata.py; monosem study towards-monosemanticity"
+    paper: dict[str, str] = {
+        "loops": "base64 (A/0/45)",
+        "cycles of two": "ALL_CAPS and underscore (A/0)",
+    }
+    counts: dict[str, Callable[[list[Edge]], int]] = {
+        "edges": len,
+        "loops": lambda found: len(_loops(found)),
+        "cycles of two": lambda found: len(_cycles(found)),
+    }
     return Figure(
         name="automata",
         title="Little automata",
         text=(
             f"Latent i leads to latent j where {EDGE:.0%} of j's activation is on the {TOP} tokens whose "
-            f"logits i raises most, and j fires at the next token {LIFT:g} times as often as usual. Loops "
-            "lead to themselves."
+            "logits i raises most above what latents do on average, and j fires at the next token "
+            f"{LIFT:g} times as often as usual. Loops lead to themselves. Chance: the same count with the "
+            f"logits of latents dealt out anew among them, the mean and the most of {N_PERMUTATIONS}. A "
+            "count within chance says that there is nothing to see, and its list is only a list."
         ),
-        drawings=(_listed(loops, setting), _pairs(cycles, setting)),
+        drawings=(_listed(_loops(edges), setting), _pairs(_cycles(edges), setting)),
         captions=("Loops, the strongest", "Cycles of two, the strongest"),
-        items=(
-            Item(item="edges", here=len(edges), how=how),
+        items=tuple(
             Item(
-                item="loops",
-                here=len(loops),
-                paper="base64 (A/0/45)",
-                paper_certainty="read in the paper",
+                item=name,
+                here=_beside_chance(count(edges), [count(null) for null in nulls]),
+                paper=paper.get(name),
+                paper_certainty="read in the paper" if name in paper else "—",
                 how=how,
-            ),
-            Item(
-                item="cycles of two",
-                here=len(cycles),
-                paper="ALL_CAPS and underscore (A/0)",
-                paper_certainty="read in the paper",
-                how=how,
-            ),
+            )
+            for name, count in counts.items()
         ),
         notes={"latents": f"{setting.main.n_latents:,}"},
     )
 
 
-def found_edges(setting: Setting) -> list[Edge]:
-    """Return all edges, the strongest first."""
-    sample = setting.sample
-    effects = logit_effects(setting.model, setting.site, setting.main.W_dec.detach())
-    raised = effects.topk(TOP, dim=1).indices.cpu().numpy()
-    tokens = sample.text.tokens[sample.text.ordinary]
-    alive = np.flatnonzero(sample.n_fired() >= LEAST)
-    on_token = activation_by_token(sample, tokens, effects.shape[1])
-    share = on_token / np.maximum(on_token.sum(1, keepdims=True), 1e-30)
-    following = after(sample)
-    edges: list[Edge] = []
-    for i in alive:
-        reach = share[:, raised[i]].sum(1)
-        for j in np.flatnonzero(reach >= EDGE):
-            lift = float(following[i, j])
-            if j in alive and lift >= LIFT:
-                edges.append(Edge(int(i), int(j), float(reach[j]), lift))
-    return sorted(edges, key=lambda e: -e.raised)
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What edges are judged by: raised tokens, activation on tokens, and what follows what."""
+
+    raised: Int64[np.ndarray, "n_latents top"]
+    """The tokens whose logits each latent raises most, above the mean of all latents."""
+    share: csc_array
+    """Of each latent's activation, the share on each token, [n_latents vocab]."""
+    lift: csr_array
+    """How often a latent fires right after another, over how often it fires, [n_latents n_latents]."""
+    alive: Int64[np.ndarray, " alive"]
+
+    @classmethod
+    def of(cls, setting: Setting) -> "Evidence":
+        """Return the evidence on the main dictionary."""
+        sample = setting.sample
+        effects = logit_effects(setting.model, setting.site, setting.main.W_dec.detach())
+        # Tokens that every latent raises, frequent ones, say nothing of any.
+        raised = (effects - effects.mean(0)).topk(TOP, dim=1).indices.cpu().numpy()
+        tokens = sample.text.tokens[sample.text.ordinary]
+        on_token = activation_by_token(sample, tokens, effects.shape[1])
+        share = scaled(on_token, 1 / np.maximum(sums(on_token, 1), 1e-30))
+        return cls(raised, share.tocsc(), after(sample), np.flatnonzero(sample.n_fired() >= LEAST))
+
+    def edges(self, dealt: Int64[np.ndarray, " n_latents"]) -> list[Edge]:
+        """Return the edges, the strongest first, where latent i raises what `dealt[i]` raises."""
+        found: list[Edge] = []
+        for i in self.alive:
+            reach = sums(self.share[:, self.raised[dealt[i]]], 1)
+            lift = self.lift[[i]].toarray()[0]
+            for j in self.alive[(reach[self.alive] >= EDGE) & (lift[self.alive] >= LIFT)]:
+                found.append(Edge(int(i), int(j), float(reach[j]), float(lift[j])))
+        return sorted(found, key=lambda e: -e.raised)
 
 
-def activation_by_token(
-    sample: Sample, tokens: np.ndarray, vocab: int
-) -> Float[np.ndarray, "n_latents vocab"]:
-    """Return the activation of each latent summed over each token of the vocabulary."""
-    rows = np.arange(len(tokens))
-    one_hot = csr_array(
-        (np.ones(len(tokens), np.float32), (rows, tokens)), shape=(len(tokens), vocab)
-    )
-    return (sample.latents.T @ one_hot).toarray()
+def _loops(edges: list[Edge]) -> list[Edge]:
+    return [e for e in edges if e.source == e.target]
 
 
-def after(sample: Sample) -> Float[np.ndarray, "n_latents n_latents"]:
+def _cycles(edges: list[Edge]) -> list[tuple[Edge, Edge]]:
+    by_pair = {(e.source, e.target): e for e in edges}
+    return [
+        (e, by_pair[e.target, e.source])
+        for e in edges
+        if e.source < e.target and (e.target, e.source) in by_pair
+    ]
+
+
+def _beside_chance(found: int, nulls: list[int]) -> str:
+    return f"{found:,} (chance {np.mean(nulls):.3g}, at most {max(nulls):,})"
+
+
+def after(sample: Sample) -> csr_array:
     """Return how often each latent fires right after each, over how often it fires at all."""
     on = sample.latents.copy()
     on.data = (on.data > 0).astype(np.float32)
     context = sample.text.context_of
     same = np.flatnonzero(context[1:] == context[:-1])
     here, following = on[same], on[same + 1]
-    both = (here.T @ following).toarray()
-    usual = np.asarray(following.mean(0)).ravel()
-    fired = np.asarray(here.sum(0)).ravel()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.nan_to_num(both / fired[:, None] / usual[None, :])
+    both = csr_array(here.T @ following)
+    usual = sums(following, 0) / max(1, len(same))
+    both = scaled(both, 1 / np.maximum(sums(here, 0), 1))
+    both.data = both.data / usual[both.indices]
+    return both
 
 
 def _listed(loops: list[Edge], setting: Setting) -> str:

@@ -7,8 +7,9 @@ told apart from what it finds in the model: by kinds of context, and by latents 
 from monosem.metrics.evaluate import evaluate_many
 from monosem.metrics.sample import Sample, draw
 from monosem.metrics.stream import Place
+from monosem.studies.by_token import activation_by_token, sums
 from monosem.studies.report import Figure, Item
-from monosem.studies.towards_monosemanticity.automata import LEAST, activation_by_token
+from monosem.studies.towards_monosemanticity.automata import LEAST
 from monosem.studies.towards_monosemanticity.setting import Setting
 
 ONE_TOKEN = 0.95
@@ -70,5 +71,5 @@ def of_one_token(sample: Sample) -> float:
     known = sample.n_fired() >= LEAST
     if not known.any():
         return float("nan")
-    largest = mass[known].max(1) / mass[known].sum(1)
+    largest = mass[known].max(1).toarray().ravel() / sums(mass[known], 1)
     return float((largest >= ONE_TOKEN).mean())

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from monosem.dictionaries.base import Dictionary
@@ -18,8 +18,9 @@ from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.setting import Setting
 
 AT_ONCE = 4096
-EDGE = 0.4
-"""Masked cosine from which two latents of neighbouring widths are joined."""
+LEAST_EDGE, CHANCE = 0.4, 0.99
+"""Two latents of neighbouring widths are joined from the paper's masked cosine on, but above what so many
+find by chance: frequent latents have large ones, whatever they are."""
 
 
 def universality(setting: Setting) -> Figure:
@@ -57,7 +58,7 @@ def universality(setting: Setting) -> Figure:
             f"same held-out tokens. {what} The paper's medians are of two models: 0.72 for features, and "
             "0.46 for neurons of one in the other."
         ),
-        drawings=(_sorted(found, "correlations"),),
+        drawings=(_sorted(found, "correlation"),),
         captions=("Largest correlation of each latent, in order",),
         items=tuple(
             Item(
@@ -93,9 +94,11 @@ def splitting(setting: Setting) -> Figure:
         title="Features split",
         text=(
             "Each latent of a wider dictionary and the one of the next narrower that fires most like it, by "
-            f"masked cosine; from {EDGE} on they are joined. A latent with several joined to it has split."
+            f"masked cosine. They are joined above {LEAST_EDGE}, the paper's, and above what "
+            f"{CHANCE:.0%} of latents find by chance, where the tokens of the narrower stand in another "
+            "order. A latent with several joined to it has split."
         ),
-        drawings=(_sorted(found, "masked"),) if found else (),
+        drawings=(_sorted(found, "masked cosine"),) if found else (),
         captions=("Largest masked cosine, in order",) if found else (),
         items=tuple(items),
     )
@@ -125,45 +128,74 @@ def pairs(
     return stream
 
 
-def children(found: Similarity, n_small: int) -> Float[Tensor, " n_small"]:
+def edge(found: Similarity) -> float:
+    """Return the masked cosine from which latents are joined."""
+    by_chance = found.masked_by_chance[~found.masked_by_chance.isnan()]
+    if not len(by_chance):
+        return LEAST_EDGE
+    return max(LEAST_EDGE, float(by_chance.double().quantile(CHANCE)))
+
+
+def children(
+    masked: Float[Tensor, " n_large"],
+    nearest: Int64[Tensor, " n_large"],
+    least: float,
+    n_small: int,
+) -> Float[Tensor, " n_small"]:
     """Return how many latents of the wider dictionary are joined to each of the narrower."""
-    joined = found.masked >= EDGE
-    return torch.bincount(found.nearest_masked[joined], minlength=n_small).float()
+    return torch.bincount(nearest[masked >= least], minlength=n_small).float()
 
 
 def _edges(name: str, found: Similarity, n_small: int) -> list[Item]:
     how = "monosem.metrics.universality.similarity; monosem study towards-monosemanticity"
-    counts = children(found, n_small)
+    least = edge(found)
+    counts = children(found.masked, found.nearest_masked, least, n_small)
+    chance = children(found.masked_by_chance, found.nearest_masked_by_chance, least, n_small)
     alive = ~found.masked.isnan()
+    joined = float((found.masked[alive] >= least).double().mean())
+    by_chance = float((found.masked_by_chance[alive] >= least).double().mean())
     return [
         Item(
-            item=f"{name}: share of latents that are joined to one",
-            here=float((found.masked[alive] >= EDGE).double().mean()),
+            item=f"{name}: share of latents that are joined to one, from {least:.2f} on",
+            here=f"{joined:.3g} (chance {by_chance:.2g})",
             unit="share",
             how=how,
         ),
         Item(
             item=f"{name}: latents of the narrower that have split in two or more",
-            here=float((counts >= 2).double().mean()),
+            here=f"{_split(counts):.3g} (chance {_split(chance):.2g})",
             unit="share",
             how=how,
         ),
-        Item(item=f"{name}: most children of one", here=int(counts.max()), how=how),
+        Item(
+            item=f"{name}: most children of one",
+            here=f"{int(counts.max())} (chance {int(chance.max())})",
+            how=how,
+        ),
     ]
+
+
+def _split(counts: Float[Tensor, " n"]) -> float:
+    return float((counts >= 2).double().mean())
 
 
 def _sorted(found: dict[str, Similarity], kind: str) -> str:
     series: dict[str, list[tuple[float, float]]] = {}
     for name, similar in found.items():
-        values = similar.correlations if kind == "correlations" else similar.masked
-        known = values[~values.isnan()].sort(descending=True).values.tolist()
-        series[name] = [((i + 0.5) / len(known), float(v)) for i, v in enumerate(known)]
+        real, chance = (
+            (similar.correlations, similar.by_chance)
+            if kind == "correlation"
+            else (similar.masked, similar.masked_by_chance)
+        )
+        for words, values in ((name, real), (f"{name}, by chance", chance)):
+            known = values[~values.isnan()].sort(descending=True).values.tolist()
+            series[words] = [((i + 0.5) / len(known), float(v)) for i, v in enumerate(known)]
     return str(
         svg(
             series,
             title=kind,
             x=Axis(label="latents, in order", low=0.0, high=1.0),
-            y=Axis(label="correlation" if kind == "correlations" else "masked cosine", high=1.0),
+            y=Axis(label=kind, high=1.0),
             dots=True,
         )
     )
