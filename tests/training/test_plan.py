@@ -132,8 +132,8 @@ from monosem.dictionaries.topk import TopKConfig
 what, model, tokens, out = sys.argv[1:]
 model, store = LanguageModel.load(model, device="cpu"), TokenStore.open(tokens)
 config = TrainConfig(
-    site="blocks.0.mlp.hook_post", dictionaries=(TopKConfig(n_latents=2**14, k=8),), matmul="fp32",
-    n_tokens=2**17, batch_size=512, buffer_tokens=2**17,
+    site="blocks.0.mlp.hook_post", dictionaries=(TopKConfig(n_latents=2**13, k=8),), matmul="fp32",
+    n_tokens=2**14, batch_size=512, buffer_tokens=2**14,
 )
 if what == "plan":
     print(plan(config, model, store, out=out, seconds=1.0).peak_bytes)
