@@ -29,13 +29,14 @@ A transformer of {n_layers} layer(s) (d_model {d_model}, {n_heads} heads, {neuro
 {context}, {n_parameters:,} parameters, {vocab:,} byte-level BPE tokens), trained from scratch with
 `monosem pretrain` and rounded to float16.
 
-**Text.** {corpora}; the training side of the split only. {train_tokens:,} tokens, seen {epochs:.1f} times.
+**Text.** {corpora}; the training side of the split only.
+{train_tokens:,} tokens, seen {epochs:.1f} times.{drilled}
 
 **Recipe.**
 
     monosem tokens --corpora {spec} --out runs/{name}-tokens
     monosem pretrain {name} --tokens runs/{name}-tokens --n-tokens {n_tokens} \\
-        --batch-contexts {batch} --lr {lr} --out runs/{name}
+        --batch-contexts {batch} --lr {lr} --seed {seed}{first} --out runs/{name}
 
 {n_steps:,} steps, {hours:.2f} hours of one CPU core ({precision}); `log.jsonl` is the run's log.
 Text of the interpreter and of installed packages is that of where it ran, so that a rerun
@@ -56,6 +57,10 @@ The n-gram models are interpolated Kneser-Ney, fitted on the training tokens of 
 **Licence.** MIT, like Monosem. The text it learnt from is under the licences of its packages:
 {licences}.
 """
+
+
+DRILLED = """ A share of {share:.0%}
+of each step's contexts was random tokens that repeat, in place of text (`--drill`)."""
 
 
 def main() -> None:
@@ -119,6 +124,9 @@ def readme(name: str, artifact, tokens: Path, rows: list[str], table: str) -> st
         n_tokens=config["n_tokens"],
         batch=config["batch_contexts"],
         lr=config["lr"],
+        seed=config["seed"],
+        first="".join(f" --{k} {config[k]:g}" for k in ("short", "drill") if config.get(k)),
+        drilled=DRILLED.format(share=config["drill"]) if config.get("drill") else "",
         n_steps=summary["n_steps"],
         hours=summary["seconds"] / 3600,
         precision=summary["precision"],

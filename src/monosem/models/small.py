@@ -35,8 +35,8 @@ class SmallModelConfig:
     context: int = 256
     """Longest context, in tokens, BOS included."""
     init_std: float = 0.02
-    """Standard deviation of the first weights: GPT-2's, or about `d_model ** -0.5`, from which narrow
-    models of two layers learn induction several times sooner (docs/zoo.md)."""
+    """Standard deviation of the first weights: GPT-2's, or about `d_model ** -0.5`, from which the loss
+    of narrow models falls sooner (docs/zoo.md)."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built."""
