@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monosem.circuits import targets
-from monosem.circuits.attribution import attribute
+from monosem.circuits.attribution import attribute, attribute_each
 from monosem.constructions.attention_only import family_row
 from monosem.constructions.conversion import convert
 from monosem.core.errors import ConfigError, MonosemError
@@ -182,6 +182,27 @@ def test_attention_only_models_are_attributed_like_any_other(make, precise, toke
         close(attribute(converted, tokens, target, sources=sources))
     neuron = targets.neuron(converted, 1, 3)
     close(attribute(converted, tokens, neuron, sources=("heads",)))
+
+
+@pytest.mark.parametrize("sources", CUTS[:3], ids="+".join)
+def test_several_targets_share_a_pass_and_get_what_each_would_alone(make, tokens, sources):
+    model, made = make("gpt2"), dictionary(32, "blocks.1.hook_resid_pre")
+    several = [
+        targets.neuron(model, 0, 3, position=2),
+        targets.unit(model, "blocks.0.mlp.hook_post", 3),
+        targets.unit(model, "blocks.1.hook_resid_pre", 4),
+        targets.neuron(model, 1, 5),
+        targets.logit(model, 7),
+    ]
+    for given in ([], [made]):
+        options = {"sources": sources, "dictionaries": given}
+        together = attribute_each(model, tokens, several, **options)
+        for target, found in zip(several, together, strict=True):
+            alone = attribute(model, tokens, target, **options)
+            assert found.value == pytest.approx(alone.value, rel=1e-12)
+            assert found.by_kind() == pytest.approx(alone.by_kind(), rel=1e-9, abs=1e-12)
+            close(found)
+    assert attribute_each(model, tokens, []) == []
 
 
 def test_the_largest_terms_come_first_and_the_table_ends_in_the_target(make, tokens):

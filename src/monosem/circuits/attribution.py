@@ -3,6 +3,7 @@
     model = monosem.load_model("1L-a")
     found = attribute(model, tokens, logit_difference(model, token))
     found.top(10)      the largest terms        found.by_kind()    what heads, neurons, … add in all
+    attribute_each(model, tokens, [one, another])                  several targets, one forward pass
 
 In the frozen pass (`frozen.py`) a target is linear in the sources it is cut at and in all biases behind
 them, so gradient × activation over these is the target. Which sources is a choice, for a source hides
@@ -60,21 +61,44 @@ def attribute(
 
     Terms that do not add up to the target, which no known family gives, raise `UnsupportedModelError`.
     """
+    given: dict[str, Any] = {"sources": sources, "dictionaries": dictionaries}
+    return attribute_each(model, tokens, [target], **given)[0]
+
+
+def attribute_each(
+    model: LanguageModel,
+    tokens: Int[Tensor, " pos"],
+    targets: Sequence[Target],
+    *,
+    sources: Sequence[str] = ("heads", "neurons"),
+    dictionaries: Iterable[Dictionary[Any]] = (),
+) -> list[Attributions]:
+    """Return what `attribute` does of each target of one prompt, from one forward pass for all."""
     unknown = [name for name in sources if name not in SOURCES]
     if unknown:
         raise ConfigError(
             f"`sources` may hold {' and '.join(f'`{s}`' for s in SOURCES)}, got `{unknown[0]}`. Embeddings "
             "and biases are sources always; dictionaries go into `dictionaries`."
         )
-    if not -len(tokens) <= target.position < len(tokens):
-        raise ConfigError(
-            f"Position {target.position} is outside the prompt (0 to {len(tokens) - 1})."
-        )
-    placed = [_Placed(model, d) for d in dictionaries]
+    for target in targets:
+        if not -len(tokens) <= target.position < len(tokens):
+            raise ConfigError(
+                f"Position {target.position} is outside the prompt (0 to {len(tokens) - 1})."
+            )
+    if not targets:
+        return []
     points = [SOURCES[name] for name in sources]
     cut = [site for site in model.sites() if Site.parse(site).point in points]
+    placed = _placed(model, dictionaries, targets)
+    frozen = frozen_pass(
+        model,
+        tokens[None],
+        cut=[*cut, *placed],
+        read=[*(p.read for p in placed.values()), *(t.site for t in targets)],
+        passed={p.write: p.skipped for p in placed.values() if p.dictionary.wiring.skip},
+    )
     with torch.no_grad():
-        return _attribute(model, tokens, target, cut, placed)
+        return [_attributed(model, tokens, target, frozen, placed) for target in targets]
 
 
 class _Placed:
@@ -129,32 +153,33 @@ class _Placed:
         ]
 
 
-def _attribute(
-    model: LanguageModel,
-    tokens: Int[Tensor, " pos"],
-    target: Target,
-    cut: Sequence[str],
-    placed: Sequence[_Placed],
-) -> Attributions:
-    written = [p.write for p in placed]
+def _placed(
+    model: LanguageModel, dictionaries: Iterable[Dictionary[Any]], targets: Sequence[Target]
+) -> dict[str, _Placed]:
+    """Return the dictionaries by the site they write; those behind all targets are left out."""
+    known = [_Placed(model, d) for d in dictionaries]
+    written = [p.write for p in known]
     if len(set(written)) < len(written):
         raise ConfigError(
             f"Two dictionaries write `{max(written, key=written.count)}`. Pass one for each site."
         )
     order = model.sites().index
-    here = [p for p in placed if max(order(p.read), order(p.write)) <= order(target.site)]
-    frozen = frozen_pass(
-        model,
-        tokens[None],
-        cut=[*cut, *(p.write for p in here)],
-        read=[*(p.read for p in here), target.site],
-        passed={p.write: p.skipped for p in here if p.dictionary.wiring.skip},
-    )
+    last = max(order(target.site) for target in targets)
+    return {p.write: p for p in known if max(order(p.read), order(p.write)) <= last}
+
+
+def _attributed(
+    model: LanguageModel,
+    tokens: Int[Tensor, " pos"],
+    target: Target,
+    frozen: FrozenPass,
+    placed: dict[str, _Placed],
+) -> Attributions:
     with torch.enable_grad():
         x = frozen.seen[target.site].flatten(2)[0, target.position]
         metric = x @ target.vector.to(x)
     cuts, biases = frozen.gradients(metric)
-    groups = [*_sources(tokens, frozen, cuts, {p.write: p for p in here})]
+    groups = [*_sources(tokens, frozen, cuts, placed)]
     groups += [
         _each_position("bias", name, _layer(model, name), frozen.biases[name][0], g[0])
         for name, g in biases.items()
