@@ -3,7 +3,8 @@
     python benchmarks/plan.py [--repeats 3] [--json]
 
 The demo's own configuration: topk and relu, 4,096 latents each, 1.2 million tokens of 1L-a's neurons on the
-Python sources of this machine. Goal: the estimate is wrong by less than 30 %.
+Python sources of this machine. Goal: both estimates are wrong by less than 30 %. Time is the processor's,
+so that what else a machine does spoils it less; memory is that of the whole process.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from memory import peak, peak_begins, resident
+from memory import peak, peak_begins
 
 from monosem.cli.demo import CONTEXT, DEAD_AFTER_SHARE, LR, SITE
 from monosem.dictionaries.relu import ReLUConfig
@@ -44,19 +45,20 @@ def main() -> None:
         store = build_token_store(wanted, Path(folder) / "tokens")
         model = LanguageModel.load("1L-a", device="cpu")
         for number in range(given.repeats):
-            found = plan(CONFIG, model, store)
-            before = resident()
+            out = Path(folder) / str(number)
+            found = plan(CONFIG, model, store, out=out, clock=time.process_time)
             peak_begins()
-            started = time.perf_counter()
-            train(CONFIG, model, store, Path(folder) / str(number))
-            taken = time.perf_counter() - started
+            started, wall = time.process_time(), time.perf_counter()
+            train(CONFIG, model, store, out)
+            taken = time.process_time() - started
             rows.append(
                 {
-                    "planned_seconds": found.seconds,
-                    "taken_seconds": taken,
+                    "planned_cpu_seconds": found.seconds,
+                    "taken_cpu_seconds": taken,
                     "planned_over_taken": found.seconds / taken,
-                    "planned_mb": found.training_bytes / 2**20,
-                    "taken_mb": peak() - before,
+                    "taken_seconds": time.perf_counter() - wall,
+                    "planned_mb": found.peak_bytes / 2**20,
+                    "taken_mb": peak(),
                 }
             )
     if given.json:
