@@ -32,6 +32,37 @@ TEST = (
     "Once {a} and {b} had found the {place}, {s} {gave} a small {gift} to {o}.",
     "In the {place} {a} and {b} were talking when {s} {gave} the {gift} to {o}.",
 )
+OPENERS = (
+    "Then", "One day", "Later", "That night", "So", "Yesterday", "At noon", "Last week", "Now",
+    "In the end", "Before dinner", "It was late.",
+)  # fmt: skip
+LINKS = ("When", "After", "As", "Because", "Since", "Where")
+MEETINGS = (
+    "{a} and {b} went to the {place}",
+    "{a} met {b} near the {place}",
+    "{a} saw {b} at the {place}",
+    "{a} and {b} worked at the {place}",
+    "{a} talked with {b} for an hour",
+    "{a} called {b} about the {gift}",
+    "{a} sat with {b} in the {place}",
+    "{a} and {b} left the {place}",
+    "{a}, who knew {b}, came back",
+    "at the {place} {a} waited for {b}",
+)
+JOINS = (
+    ", and", ", so", "; then", ". Soon", ". It was late, so", ". After that", ". At last",
+    ". The sun was low and", ". Nobody else was there. So", ". They had much to say. Then",
+)  # fmt: skip
+GIFTS_GIVEN = (
+    "a {gift}",
+    "the {gift}",
+    "the old {gift}",
+    "one more {gift}",
+    "it",
+    "a {gift} from the {place}",
+)
+"""Sentences are also composed of these parts, in thousands of forms: twelve templates alone are learnt
+one by one, by their places and not by their names."""
 GAVE = ("gave", "handed", "passed", "brought", "showed", "sent", "offered", "lent")
 ASIDES = (
     "It was a warm day.",
@@ -66,11 +97,21 @@ def write(random: Random) -> str:
         s, o = (a, b) if random.random() < 0.5 else (b, a)
         parts = {"a": a, "b": b, "s": s, "o": o, "gave": random.choice(GAVE)}
         parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
-        text = filled(random.choice(TRAIN), **parts)
+        text = filled(_template(random), **parts)
         if random.random() < 0.25:
             text = f"{filled(random.choice(ASIDES), **parts)} {text}"
         sentences += [text, filled(random.choice(AFTER), **parts)]
     return " ".join(filter(None, sentences))
+
+
+def _template(random: Random) -> str:
+    if random.random() < 0.3:
+        return random.choice(TRAIN)
+    meeting, given = random.choice(MEETINGS), random.choice(GIFTS_GIVEN)
+    if random.random() < 0.4:
+        return f"{random.choice(LINKS)} {meeting}, {{s}} {{gave}} {given} to {{o}}."
+    opener, join = random.choice(OPENERS), random.choice(JOINS)
+    return f"{opener} {meeting}{join} {{s}} {{gave}} {given} to {{o}}."
 
 
 def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
