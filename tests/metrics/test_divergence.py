@@ -20,6 +20,8 @@ def test_it_is_scipys_relative_entropy():
     logits, others = torch.randn(2, 5, 7) * 3 + 4
     theirs = rel_entr(softmax(logits.numpy(), -1), softmax(others.numpy(), -1)).sum(-1)
     np.testing.assert_allclose(kl(logits, others), theirs, rtol=1e-4)
+    masked = torch.tensor([0.0, -torch.inf])
+    assert float(kl(masked, masked + 1)) == 0  # what is impossible in both says nothing
     assert float(kl(logits, logits + 3).abs().max()) < 1e-5
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monosem.metrics.measure import Measure, bootstrap, mean, median, not_applicable, share
+from monosem.metrics.measure import Measure, bootstrap, grouped, mean, median, not_applicable, share
 
 
 def test_a_share_has_wilsons_interval():
@@ -28,6 +28,20 @@ def test_a_ratio_is_of_sums_and_its_interval_draws_pairs():
     values = 0.3 * below  # each pair has the same ratio, so drawing them anew changes nothing
     found = mean(values, weights=below)
     assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.3, 0.3))
+
+
+def test_rows_of_a_context_are_drawn_together():
+    random = np.random.default_rng(2)
+    covered = 0
+    for world in range(40):
+        effects = random.normal(size=25)
+        values = np.repeat(effects, 20) + random.normal(0, 0.5, 500)
+        groups = np.repeat(np.arange(25), 20) + 100
+        found = grouped(lambda i, v=values: float(v[i].mean()), groups, seed=world, n_draws=200)
+        covered += found.low < 0 < found.high
+        assert found.value == pytest.approx(values.mean()) and found.n == 500
+    assert covered >= 34  # of 40; drawn one by one it would be about 13
+    assert not grouped(lambda i: 0.0, np.zeros(0, int)).applicable
 
 
 def test_a_median_leaves_out_what_is_no_number():

@@ -33,7 +33,9 @@ def test_every_number_is_that_of_plain_numpy():
     assert found.sensitivity.null == pytest.approx((a > 0).mean())
     assert all(m.low < m.value < m.high for m in found.measures().values())
     assert found.sensitivity.low < 0.8 < found.sensitivity.high
-    assert found.specificity.beyond_null
+    assert found.specificity.beyond_null and found.specificity.n == len(a)
+    moved = specificity(a, proxy, context_of + 500)  # numbers of contexts are names
+    assert moved.measures() == found.measures()
 
 
 def test_levels_hold_every_firing_once_and_rise_where_the_unit_is_specific():

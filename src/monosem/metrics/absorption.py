@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_array
 
-from monosem.metrics.measure import Measure, mean, not_applicable
+from monosem.metrics.measure import Measure, grouped, mean, not_applicable
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Split, f1, fit
 from monosem.metrics.sparse_probing import Known, lacking, supervised_probe, telling
 
@@ -31,6 +31,8 @@ RISE = 0.03
 MOST_MAIN = 10
 LEAST_COSINE, LEAST_SHARE = 0.025, 0.4
 FRACTION_COSINE, MOST_ABSORBERS = 0.1, 3
+N_CHANCES = 5
+"""Deals over which the null is averaged."""
 FEWEST_CLASSES = 3
 """Classes of a task for which something can be said, below which their mean is not."""
 
@@ -86,13 +88,13 @@ def absorption(
     centred = x[rows] - b_dec
     few = latents[rows]
     full, fraction, absorbers = looked_at(few, centred, W_dec, direction, main)
-    dealt = np.random.default_rng(seed).permutation(W_dec)
-    dealt[main] = W_dec[main]
-    chance = looked_at(few, centred, dealt, direction, main)
+    groups = split.test_groups[np.isin(split.test, rows)]
+    chance = [_by_chance(few, centred, W_dec, direction, main, seed + i) for i in range(N_CHANCES)]
+    nulls: list[float] = np.mean(chance, axis=0).tolist()
     named, counts = np.unique(absorbers[absorbers >= 0], return_counts=True)
     return Absorption(
-        full=mean(full.astype(np.float64), seed=seed, null=float(chance[0].mean())),
-        fraction=mean(fraction, seed=seed, null=float(chance[1].mean())),
+        full=grouped(lambda i: float(full[i].mean()), groups, seed=seed, null=nulls[0]),
+        fraction=grouped(lambda i: float(fraction[i].mean()), groups, seed=seed, null=nulls[1]),
         main_f1=main_f1,
         main=main,
         absorbers=dict(zip(named.tolist(), counts.tolist(), strict=True)),
@@ -102,20 +104,53 @@ def absorption(
 def main_latents(
     latents: csr_array, split: Split, *, seed: int = 0
 ) -> tuple[Int64[np.ndarray, " main"], Measure]:
-    """Return the latents that a sparse probe of the label needs, and its F1 on test examples."""
-    order = telling(latents[split.train], split.labels[split.train])
-    y = split.labels[split.test]
-    best, found, n_main = -1.0, y, 0
+    """Return the latents that a sparse probe of the label needs, and its F1 on test examples.
+
+    How many is decided on a fifth of the training examples, which the probe does not see then.
+    """
+    aside = split.train[: len(split.train) // 5]
+    kept = split.train[len(aside) :]
+    order = telling(latents[kept], split.labels[kept])
+    best, n_main = -1.0, 0
     for k in range(1, min(MOST_MAIN, len(order)) + 1):
-        few = latents[:, order[:k]]
-        probe = fit(few[split.train].toarray(), split.labels[split.train], strength=1.0, seed=seed)
-        said = probe.scores(few[split.test].toarray()) > 0
-        if f1(said, y) < best + RISE:
+        found = f1(_said(latents, split, order[:k], (kept, aside), seed), split.labels[aside])
+        if found < best + RISE:
             break
-        best, found, n_main = f1(said, y), said, k
-    right = 2.0 * (found & y)
-    score = mean(right, weights=found.astype(np.float64) + y, seed=seed)
+        best, n_main = found, k
+    said = _said(latents, split, order[:n_main], (split.train, split.test), seed)
+    y = split.labels[split.test]
+    score = grouped(lambda i: f1(said[i], y[i]), split.test_groups, seed=seed)
     return order[:n_main], score
+
+
+def _said(
+    latents: csr_array,
+    split: Split,
+    chosen: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray],
+    seed: int,
+) -> Bool[np.ndarray, " n"]:
+    """Return what a probe of some latents, fitted on the first rows, says of the second."""
+    train, test = rows
+    few = latents[:, chosen]
+    probe = fit(few[train].toarray(), split.labels[train], strength=1.0, seed=seed)
+    return probe.scores(few[test].toarray()) > 0
+
+
+def _by_chance(
+    latents: csr_array,
+    x: np.ndarray,
+    W_dec: np.ndarray,
+    direction: np.ndarray,
+    main: np.ndarray,
+    seed: int,
+) -> tuple[float, float]:
+    """Return both scores with the decoder rows of all but the main latents dealt out anew."""
+    others = np.delete(np.arange(len(W_dec)), main)
+    dealt = W_dec.copy()
+    dealt[others] = W_dec[np.random.default_rng(seed).permutation(others)]
+    full, fraction, _ = looked_at(latents, x, dealt, direction, main)
+    return float(full.mean()), float(fraction.mean())
 
 
 def looked_at(

@@ -23,7 +23,7 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from monosem.metrics.measure import Measure, mean, not_applicable
+from monosem.metrics.measure import Measure, grouped, not_applicable
 from monosem.metrics.perturbation import Coded
 from monosem.metrics.probes import FEWEST, MOST_STEPS, NEEDED_F1
 
@@ -93,7 +93,7 @@ def disentanglement(
             found[name] = Disentanglement(score=void, cause=void, isolation=void, latents=nothing)
             continue
         found[name] = _of_one(
-            coded, name, usable, known, (train, test), ns=ns, n_pairs=n_pairs, seed=seed
+            coded, name, usable, known, (train, test), groups, ns=ns, n_pairs=n_pairs, seed=seed
         )
     return found
 
@@ -130,6 +130,7 @@ def _of_one(
     attributes: Mapping[str, np.ndarray],
     readers: Mapping[str, Reader],
     rows: tuple[np.ndarray, np.ndarray],
+    groups: np.ndarray,
     *,
     ns: Sequence[int],
     n_pairs: int,
@@ -152,10 +153,15 @@ def _of_one(
         for _ in range(N_CHANCES)
     ]
     nulls: list[float] = np.mean(chance, axis=0).tolist()
+    contexts = groups[test[0]]  # those of the bases are drawn anew
+
+    def over(values: np.ndarray, null: float) -> Measure:
+        return grouped(lambda i: float(values[i].mean()), contexts, seed=seed, null=null)
+
     return Disentanglement(
-        score=mean((cause + isolation) / 2, seed=seed, null=sum(nulls) / 2),
-        cause=mean(cause, seed=seed, null=nulls[0]),
-        isolation=mean(isolation, seed=seed, null=nulls[1]),
+        score=over((cause + isolation) / 2, sum(nulls) / 2),
+        cause=over(cause, nulls[0]),
+        isolation=over(isolation, nulls[1]),
         latents=chosen,
     )
 
@@ -183,10 +189,13 @@ def _scores(
 def _pairs(
     rows: np.ndarray, classes: np.ndarray, n: int, random: np.random.Generator
 ) -> Int64[np.ndarray, "two pairs"]:
-    """Return pairs of examples that differ in the attribute."""
-    drawn = random.choice(rows, (2, 8 * n))
-    differ = classes[drawn[0]] != classes[drawn[1]]
-    return drawn[:, differ][:, :n]
+    """Return `n` pairs of examples that differ in the attribute; bases are of all classes alike."""
+    values = np.unique(classes[rows])
+    of = {v: rows[classes[rows] == v] for v in values}
+    others = {v: rows[classes[rows] != v] for v in values}
+    chosen = random.choice(values, n)
+    bases = [random.choice(of[v]) for v in chosen]
+    return np.array([bases, [random.choice(others[v]) for v in chosen]], np.int64)
 
 
 def _reader(x: np.ndarray, classes: np.ndarray, seed: int) -> Reader:

@@ -65,7 +65,8 @@ def kl(
     tensor(0.1201)
     """
     p, q = logits.float().log_softmax(-1), others.float().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
+    # what is impossible (a masked token) adds nothing, though its logarithm is infinite
+    return torch.where(p.exp() > 0, p.exp() * (p - q), 0.0).sum(-1)
 
 
 def _block(
@@ -97,7 +98,9 @@ def _put(old: Tensor, *, new: Tensor) -> Tensor:
 
 
 def _recovered(own: np.ndarray, ablated: np.ndarray, gap: Measure, seed: int) -> Measure:
-    if gap.value is None or not gap.value >= MINIMUM_GAP:
+    if gap.value is None:
+        return gap
+    if not gap.value >= MINIMUM_GAP:
         return Measure(value=None, void=f"divergence {gap.value:.3g} nats < {MINIMUM_GAP} nats")
 
     def share(drawn: np.ndarray) -> float:

@@ -10,7 +10,7 @@ A measure whose precondition fails has no value and says `not applicable: …`.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -96,6 +96,33 @@ def bootstrap(
         return not_applicable(f"not finite ({value})", n)
     low, high = np.percentile(draws, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return Measure(value=float(value), low=float(low), high=float(high), null=null, n=n)
+
+
+def grouped(
+    statistic: Callable[[Int64[np.ndarray, " rows"]], float],
+    groups: Int64[np.ndarray, " n"],
+    *,
+    seed: int = 0,
+    n_draws: int = N_DRAWS,
+    null: float | None = None,
+) -> Measure:
+    """Return `statistic` of all rows, with the interval of drawing their groups (contexts) anew.
+
+    Rows of one group are not independent of each other, and are drawn together.
+    """
+    if not len(groups):
+        return not_applicable("nothing to measure it on")
+    inverse = np.unique(groups, return_inverse=True)[1]
+    order, ends = np.argsort(inverse, kind="stable"), np.bincount(inverse).cumsum()
+    rows = np.split(order, ends[:-1])
+    found = bootstrap(
+        lambda drawn: statistic(np.concatenate([rows[i] for i in drawn])),
+        len(rows),
+        seed=seed,
+        n_draws=n_draws,
+        null=null,
+    )
+    return replace(found, n=len(groups))
 
 
 def mean(

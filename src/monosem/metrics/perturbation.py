@@ -21,12 +21,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_array
 
-from monosem.metrics.measure import Measure, bootstrap, not_applicable
+from monosem.metrics.measure import Measure, bootstrap, grouped, not_applicable
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Probe, Split, fit
 from monosem.metrics.sparse_probing import Known, supervised_probe
 
 NS = (2, 5, 10, 20, 50)
 """Numbers of latents that are taken away."""
+N_CHANCES = 5
+"""Random sets of latents over which the null is averaged."""
 FEWEST_LABELS = 3
 SMALLEST_GAP = 0.05
 """Between biased and oracle accuracy, below which a share of it says nothing."""
@@ -90,13 +92,15 @@ def tpp(
         able = order[effects[order] > 0]
         fires = np.flatnonzero(coded.effects(train, splits[name].labels[train], probe) != 0)
         for n in ns:
-            chance = random.choice(fires, min(n, len(able), len(fires)), replace=False)
-            drops[n].append(
-                (
-                    _own_less_others(coded, splits, probes, name, able[:n]),
-                    _own_less_others(coded, splits, probes, name, chance),
+            few = min(n, len(able), len(fires))
+            chance = [
+                _own_less_others(
+                    coded, splits, probes, name, random.choice(fires, few, replace=False)
                 )
-            )
+                for _ in range(N_CHANCES)
+            ]
+            own = _own_less_others(coded, splits, probes, name, able[:n])
+            drops[n].append((own, sum(chance) / N_CHANCES))
     return {n: _over_labels(np.array(found), seed) for n, found in drops.items()}
 
 
@@ -124,39 +128,41 @@ def scr(
             f"the rarest pair of labels has {fewest} examples, of at least {FEWEST // 2}"
         )
         return dict.fromkeys(ns, void)
-
-    def rows(of: Sequence[np.ndarray], half: np.ndarray) -> Int64[np.ndarray, " n"]:
-        n = min(n_train // len(of), *(int((q & half).sum()) for q in of))
-        drawn = [random.choice(np.flatnonzero(q & half), n, replace=False) for q in of]
-        return random.permutation(np.concatenate(drawn))
-
-    even, agreeing = rows(quarters, first), rows([quarters[0], quarters[3]], first)
-    test = rows(quarters, ~first)
+    even = _rows(quarters, first, n_train, random)
+    agreeing = _rows([quarters[0], quarters[3]], first, n_train, random)
+    test = _rows(quarters, ~first, n_train, random)
     biased, oracle = (fit(coded.x[r], wanted[r], seed=seed) for r in (agreeing, even))
-    cue, cue_probe = supervised_probe(coded.x, Split(even, test, spurious), seed=seed)
+    cue, cue_probe = supervised_probe(coded.x, Split(even, test, spurious, groups), seed=seed)
     y = wanted[test]
-    right = {name: _right(p, coded.x[test], y) for name, p in (("b", biased), ("o", oracle))}
-    reached = min(float(right["o"].mean()), cue.value or 0.0)
-    gap = float(right["o"].mean() - right["b"].mean())
+    right = tuple(_right(probe, coded.x[test], y) for probe in (biased, oracle))
+    reached = min(float(right[1].mean()), cue.value or 0.0)
+    gap = float(right[1].mean() - right[0].mean())
     if reached < NEEDED_F1 or gap < SMALLEST_GAP:
         void = not_applicable(
-            f"the weaker supervised probe reaches {reached:.2f} of at least {NEEDED_F1}, and the cue "
+            f"the weaker supervised probe reaches {reached:.3f} of at least {NEEDED_F1}, and the cue "
             f"costs {gap:.3f} of at least {SMALLEST_GAP}"
         )
         return dict.fromkeys(ns, void)
     effects = np.abs(coded.effects(even, spurious[even], cue_probe))
-    chosen = np.argsort(-effects, kind="stable")
-    chance = random.permutation(np.flatnonzero(effects > 0))
-    return {
-        n: _recovered(
-            _right(biased, coded.without(test, chosen[:n]), y),
-            _right(biased, coded.without(test, chance[:n]), y),
-            right["b"],
-            right["o"],
-            seed,
-        )
-        for n in ns
-    }
+    chosen, able = np.argsort(-effects, kind="stable"), np.flatnonzero(effects > 0)
+
+    def ablated(latents: np.ndarray) -> np.ndarray:
+        return _right(biased, coded.without(test, latents), y)
+
+    found: dict[int, Measure] = {}
+    for n in ns:
+        chance = [ablated(random.permutation(able)[:n]) for _ in range(N_CHANCES)]
+        found[n] = _recovered(ablated(chosen[:n]), chance, right, groups[test], seed)
+    return found
+
+
+def _rows(
+    of: Sequence[np.ndarray], half: np.ndarray, n: int, random: np.random.Generator
+) -> Int64[np.ndarray, " n"]:
+    """Return as many rows of each of several kinds, on one side."""
+    each = min(n // len(of), *(int((q & half).sum()) for q in of))
+    drawn = [random.choice(np.flatnonzero(q & half), each, replace=False) for q in of]
+    return random.permutation(np.concatenate(drawn))
 
 
 def _right(probe: Probe, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " n"]:
@@ -164,14 +170,20 @@ def _right(probe: Probe, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " n"
 
 
 def _recovered(
-    ablated: np.ndarray, chance: np.ndarray, biased: np.ndarray, oracle: np.ndarray, seed: int
+    ablated: np.ndarray,
+    chance: Sequence[np.ndarray],
+    right: tuple[np.ndarray, ...],
+    groups: np.ndarray,
+    seed: int,
 ) -> Measure:
+    biased, oracle = right
+
     def share(of: np.ndarray, drawn: np.ndarray) -> float:
         gap = float((oracle[drawn] - biased[drawn]).sum())
         return float((of[drawn] - biased[drawn]).sum()) / gap if gap > 0 else float("nan")
 
-    null = share(chance, np.arange(len(biased)))
-    return bootstrap(lambda i: share(ablated, i), len(biased), seed=seed, null=null)
+    null = float(np.mean([share(each, np.arange(len(biased))) for each in chance]))
+    return grouped(lambda i: share(ablated, i), groups, seed=seed, null=null)
 
 
 def _own_less_others(

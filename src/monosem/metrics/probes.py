@@ -58,6 +58,13 @@ class Split:
     test: Int64[np.ndarray, " n_test"]
     labels: Bool[np.ndarray, " examples"]
     """Of all rows."""
+    groups: Int64[np.ndarray, " examples"] | None = None
+    """Contexts of all rows; None: each row is independent of the others."""
+
+    @property
+    def test_groups(self) -> Int64[np.ndarray, " n_test"]:
+        """Groups of the test rows, which intervals draw anew."""
+        return np.arange(len(self.test)) if self.groups is None else self.groups[self.test]
 
     @property
     def fewest(self) -> int:
@@ -93,7 +100,7 @@ def balanced(
         _drawn(labels, np.flatnonzero(half), n, share, random)
         for half, n in ((first, n_train), (~first, n_test))
     ]
-    return Split(rows[0], rows[1], labels)
+    return Split(rows[0], rows[1], labels, groups)
 
 
 def fit(

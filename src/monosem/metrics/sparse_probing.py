@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_array
 
-from monosem.metrics.measure import Measure, bootstrap, not_applicable
+from monosem.metrics.measure import Measure, grouped, not_applicable
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Probe, Split, auc, f1, fit
 
 KS = (1, 2, 4, 8, 16)
@@ -79,18 +79,19 @@ def sparse_probing(
     for k in ks:
         scores = _scores(latents, split, order[:k], split.labels[split.train], seed)
         chance = _by_chance(latents, split, k, seed)
-        aucs[k] = _auc(scores, y, seed, float(np.mean([auc(c, y) for c in chance])))
-        f1s[k] = _f1(scores, y, seed, float(np.mean([f1(c > 0, y) for c in chance])))
+        aucs[k] = _auc(scores, split, seed, float(np.mean([auc(c, y) for c in chance])))
+        f1s[k] = _f1(scores, split, seed, float(np.mean([f1(c > 0, y) for c in chance])))
     return SparseProbing(supervised=reached, auc=aucs, f1=f1s, latents=order[: max(ks)])
 
 
 def supervised_probe(x: Float[np.ndarray, "examples d"], split: Split, *, seed: int = 0) -> Known:
     """Return the F1 on test examples of a probe of the activations, and the probe.
 
-    Its chance is that of saying yes to half of a balanced test.
+    Its chance is that of saying yes to half of the test.
     """
     probe = fit(x[split.train], split.labels[split.train], seed=seed)
-    return _f1(probe.scores(x[split.test]), split.labels[split.test], seed, 0.5), probe
+    share = float(split.labels[split.test].mean())
+    return _f1(probe.scores(x[split.test]), split, seed, share / (0.5 + share)), probe
 
 
 def lacking(supervised: Measure) -> Measure:
@@ -129,9 +130,11 @@ def _scores(
     return probe.scores(few[split.test].toarray())
 
 
-def _auc(scores: np.ndarray, y: np.ndarray, seed: int, null: float) -> Measure:
-    return bootstrap(lambda i: auc(scores[i], y[i]), len(y), seed=seed, null=null, n_draws=200)
+def _auc(scores: np.ndarray, split: Split, seed: int, null: float) -> Measure:
+    y, groups = split.labels[split.test], split.test_groups
+    return grouped(lambda i: auc(scores[i], y[i]), groups, seed=seed, null=null, n_draws=200)
 
 
-def _f1(scores: np.ndarray, y: np.ndarray, seed: int, null: float) -> Measure:
-    return bootstrap(lambda i: f1(scores[i] > 0, y[i]), len(y), seed=seed, null=null)
+def _f1(scores: np.ndarray, split: Split, seed: int, null: float) -> Measure:
+    y, groups = split.labels[split.test], split.test_groups
+    return grouped(lambda i: f1(scores[i] > 0, y[i]), groups, seed=seed, null=null)

@@ -15,7 +15,7 @@ of a unit that fires anywhere is the share of such tokens, its sensitivity the s
 others; its chance is the same search with the proxy's contexts in another order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -26,6 +26,8 @@ from monosem.metrics.measure import Measure, bootstrap, not_applicable
 from monosem.metrics.sample import Sample, shape_of
 
 N_LEVELS = 20
+N_CHANCES = 10
+"""Orders of contexts over which the null of a search is averaged."""
 FEWEST = 20
 """Tokens where the proxy is above 0, and where the unit fires, below which nothing is said."""
 
@@ -77,6 +79,7 @@ def specificity(
 ) -> Specificity:
     """Return how a unit agrees with a proxy on the same tokens, of which contexts `context_of` says."""
     a, p = activations.astype(np.float64), np.maximum(proxy.astype(np.float64), 0.0)
+    context_of = np.unique(context_of, return_inverse=True)[1]
     true, active = p > 0, a > 0
     both = (
         f"the proxy is above 0 on {int(true.sum())} tokens and the unit on {int(active.sum())}, of at "
@@ -89,7 +92,7 @@ def specificity(
         columns = (true & active, active, true, a * true, a * active, a, p, a * a, p * p, a * p)
         sums = _by_context(np.stack([c.astype(np.float64) for c in columns], 1), context_of)
         counts = np.bincount(context_of, minlength=len(sums)).astype(np.float64)
-        measures = (
+        drawn = (
             _ratio(sums, 0, 1, seed, float(true.mean())),
             _ratio(sums, 3, 4, seed, float(true.mean())),
             _ratio(sums, 0, 2, seed, float(active.mean())),
@@ -97,6 +100,7 @@ def specificity(
                 lambda i: _pearson(counts[i].sum(), *sums[i, 5:].sum(0)), len(sums), seed=seed
             ),
         )
+        measures = tuple(replace(measure, n=len(a)) for measure in drawn)
     names = ("specificity", "expected", "sensitivity", "correlation")
     return Specificity(**dict(zip(names, measures, strict=True)), curves=curves(a, true))
 
@@ -183,19 +187,23 @@ def _strongest(latents: csr_array, proxy: Float[np.ndarray, " tokens"]) -> int:
 def _by_chance(
     sample: Sample, proxy: np.ndarray, half: np.ndarray, random: np.random.Generator
 ) -> float:
-    """Return what the latent chosen for the proxy of other contexts correlates with it elsewhere."""
+    """Return what latents chosen for the proxy of other contexts correlate with it elsewhere, in the mean."""
     text = sample.text
-    moved = np.maximum(np.where(np.isfinite(proxy), proxy, 0.0), 0.0)[random.permutation(len(text))]
-    p, choosing = text.at(moved), half[text.context_of]
-    latent = _strongest(sample.latents[choosing], p[choosing])
-    found = correlations(sample.latents[~choosing][:, [latent]], p[~choosing])
-    return float(np.nan_to_num(found[0]))
+    known = np.maximum(np.where(np.isfinite(proxy), proxy, 0.0), 0.0)
+    choosing = half[text.context_of]
+    mine, theirs = sample.latents[choosing], sample.latents[~choosing]
+    found: list[float] = []
+    for _ in range(N_CHANCES):
+        p = text.at(known[random.permutation(len(text))])
+        latent = _strongest(mine, p[choosing])
+        found.append(float(np.nan_to_num(correlations(theirs[:, [latent]], p[~choosing])[0])))
+    return float(np.mean(found))
 
 
 def _by_context(
     values: Float[np.ndarray, "tokens columns"], context_of: Int64[np.ndarray, " tokens"]
 ) -> Float[np.ndarray, "contexts columns"]:
-    n = int(context_of.max()) + 1
+    n = int(context_of.max()) + 1 if len(context_of) else 0
     return np.stack([np.bincount(context_of, column, minlength=n) for column in values.T], 1)
 
 
