@@ -76,6 +76,25 @@ def test_the_same_latents_in_another_order_are_found_and_others_lie_at_chance():
     assert 0.005 < other.correlation.null < 0.06  # the largest of nineteen is not zero
 
 
+def topics(seed, n_contexts=192, length=64, n=60):
+    """Latents that are on in whole contexts, each in a tenth of them."""
+    random = np.random.default_rng(seed)
+    on = np.repeat(random.random((n_contexts, n)) < 0.1, length, axis=0)
+    return torch.from_numpy(on * random.uniform(0.5, 1.5, on.shape)).float()
+
+
+def test_topics_correlate_by_chance_more_than_tokens_and_the_null_knows():
+    a, b = topics(1), topics(2)
+    found = similarity(stream(a, b, 64 * 64), 60, 60)
+    for measure in (found.correlation, found.masked_cosine):
+        assert measure.value == pytest.approx(measure.null, abs=0.05) and measure.null > 0.15
+    one_block = similarity(stream(a, b, len(a)), 60, 60)
+    assert one_block.correlation.null == pytest.approx(found.correlation.null, abs=0.05)
+    assert one_block.correlation.value == pytest.approx(found.correlation.value)
+    lagging = similarity(stream(a, b, 64 * 32), 60, 60, lag=2)
+    assert lagging.correlation.null == pytest.approx(found.correlation.null, abs=0.05)
+
+
 def test_a_part_of_a_latent_has_a_masked_cosine_of_one():
     a = firing(n=4)
     part = a.clone()

@@ -7,13 +7,15 @@
 
 Bricken et al. 2023, "Towards Monosemanticity": universality by correlation and attribution, splitting by
 masked cosine. Of each latent of A the best of B is kept; the null is the best of as many candidates where
-the tokens of B stand in another order, block by block.
+A stands beside the tokens of another block of B: other contexts, in one piece, because latents of topics
+are on for whole contexts and correlate by chance more than single tokens would.
 
 Sums run over a stream of blocks of tokens. Their matrices [n_a n_b] take `budget` bytes at most: where
 they do not fit, latents of A come in parts, and the stream is read once for each.
 """
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +31,7 @@ BUDGET = 2**30
 PAIRS_AT_ONCE = 2**22
 DENSE_FROM = 0.02
 """Share of all pairs from which a product of dense matrices is the quicker way."""
-N_MATRICES = 6
+N_MATRICES = 12
 ROUNDING = 1e-12
 """Variance below this share of the mean square is rounding: the latent is the same on every token."""
 
@@ -63,25 +65,24 @@ class Similarity:
 
 @torch.no_grad()
 def similarity(
-    stream: Stream, n_a: int, n_b: int, *, budget: int = BUDGET, seed: int = 0
+    stream: Stream, n_a: int, n_b: int, *, lag: int = 1, budget: int = BUDGET, seed: int = 0
 ) -> Similarity:
-    """Return how latents of A and B fire alike, from one pass or several over `stream`."""
+    """Return how latents of A and B fire alike, from one pass or several over `stream`.
+
+    In the null A stands beside B's tokens of `lag` blocks before: make it so many that no context is in
+    both. Intervals are over latents of A, on this text.
+    """
     step = min(n_a, max(1, budget // (N_MATRICES * 8 * n_b)))
     parts: list[tuple[Tensor, ...]] = []
     n_tokens = 0
     for first in range(0, n_a, step):
         true = _Sums(first, min(first + step, n_a), n_b)
         chance = _Sums(first, min(first + step, n_a), n_b)
-        generator = torch.Generator().manual_seed(seed)
-        for a, b in stream():
-            if len(a) != len(b):
-                raise ConfigError(
-                    f"A block has {len(a)} tokens of A and {len(b)} of B. Encode the same tokens."
-                )
-            a, b = a.ragged(), b.ragged()
-            order = torch.randperm(len(b), generator=generator).to(b.indices.device)
-            true.add(a, b)
-            chance.add(a, _in_order(b, order))
+        for a, b, others in _beside(stream(), lag):
+            if b is not None:
+                true.add(a, b)
+            if others is not None:
+                chance.add(*_as_long(a, others))
         n_tokens = true.n_tokens
         if n_tokens == 0:
             raise ConfigError("There are no tokens to compare on. Give the stream some.")
@@ -230,15 +231,50 @@ def _slice(b: RaggedLatents, start: int, stop: int) -> RaggedLatents:
     return RaggedLatents(b.values[entries], b.indices[entries], offsets, b.n_latents)
 
 
-def _in_order(b: RaggedLatents, order: Int64[Tensor, " tokens"]) -> RaggedLatents:
-    """Return the same rows in another order."""
-    counts = b.offsets.diff()[order]
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    within = torch.arange(len(b.values), device=order.device) - offsets[:-1].repeat_interleave(
-        counts
+def _beside(
+    pairs: Iterable[tuple[Sparse, Sparse]], lag: int
+) -> Iterator[tuple[RaggedLatents, RaggedLatents | None, RaggedLatents | None]]:
+    """Yield each block of A with its own of B, and with that of `lag` blocks before, in a circle.
+
+    Too few blocks for that: B is turned by half of its rows. The first ones come again at the end, with the
+    others of B alone.
+    """
+    early: list[RaggedLatents] = []
+    before: deque[RaggedLatents] = deque(maxlen=lag)
+    n_blocks = 0
+    for a, b in pairs:
+        if len(a) != len(b):
+            raise ConfigError(
+                f"A block has {len(a)} tokens of A and {len(b)} of B. Encode the same tokens."
+            )
+        mine, own = a.ragged(), b.ragged()
+        if n_blocks < lag:
+            early.append(mine)
+            yield mine, own, None
+        else:
+            yield mine, own, before[0]
+        before.append(own)
+        n_blocks += 1
+    for mine, others in zip(early, before, strict=True):
+        yield mine, None, others if n_blocks > lag else _turned(others)
+
+
+def _as_long(a: RaggedLatents, b: RaggedLatents) -> tuple[RaggedLatents, RaggedLatents]:
+    n = min(len(a), len(b))
+    return _slice(a, 0, n), _slice(b, 0, n)
+
+
+def _turned(b: RaggedLatents) -> RaggedLatents:
+    """Return the second half of the rows, and then the first."""
+    half = len(b) // 2
+    first, second = _slice(b, 0, half), _slice(b, half, len(b))
+    offsets = torch.cat([second.offsets, first.offsets[1:] + second.offsets[-1]])
+    return RaggedLatents(
+        torch.cat([second.values, first.values]),
+        torch.cat([second.indices, first.indices]),
+        offsets,
+        b.n_latents,
     )
-    entries = b.offsets[:-1][order].repeat_interleave(counts) + within
-    return RaggedLatents(b.values[entries], b.indices[entries], offsets, b.n_latents)
 
 
 def _best(values: Float[Tensor, "n_a n_b"]) -> tuple[Int64[Tensor, " n_a"], Float[Tensor, " n_a"]]:
