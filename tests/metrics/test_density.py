@@ -42,21 +42,21 @@ def test_a_density_of_one_in_a_hundred_lies_at_minus_two():
 
 
 def planted(n, *, low, seed=0):
-    """Firings among 10^7 tokens of latents around 1e-3 and, a share of `low`, around 1e-6."""
+    """Firings among 10^8 tokens of latents around 1e-3 and, a share of `low`, around 1e-6."""
     random = np.random.default_rng(seed)
     rare = random.random(n) < low
-    return (10 ** random.normal(np.where(rare, -6.0, -3.0), 0.3) * 1e7).round().astype(np.int64)
+    return (10 ** random.normal(np.where(rare, -6.0, -3.0), 0.3) * 1e8).round().astype(np.int64)
 
 
 def test_two_planted_modes_are_found_where_they_are():
     n_fired = planted(2000, low=0.25)
-    found = bimodality(n_fired, 10**7)
+    found = bimodality(n_fired, 10**8)
     assert found.two
     assert found.means == pytest.approx((-6, -3), abs=0.06)
     assert found.deviations == pytest.approx((0.3, 0.3), abs=0.05)
     assert found.shares == pytest.approx((0.25, 0.75), abs=0.03)
     assert found.separation.value == pytest.approx(2**0.5 * 3 / (0.18**0.5), rel=0.1)
-    log = np.log10(n_fired[n_fired > 0] / 1e7)
+    log = np.log10(n_fired[n_fired >= 10] / 1e8)
     pdf = sum(
         s * np.exp(-(((log - m) / d) ** 2) / 2) / (d * np.sqrt(2 * np.pi))
         for m, d, s in zip(found.means, found.deviations, found.shares, strict=True)
@@ -67,8 +67,18 @@ def test_two_planted_modes_are_found_where_they_are():
 
 
 def test_one_mode_is_one_and_few_latents_say_nothing():
-    found = bimodality(planted(2000, low=0.0), 10**7)
+    found = bimodality(planted(2000, low=0.0), 10**8)
     assert not found.two and found.gain < 10
     few = bimodality(np.ones(99, np.int64), 100)
-    assert few.separation.void == "not applicable: 99 latents live, of at least 100"
+    assert few.separation.void == "not applicable: 0 latents fire 10 times or more, of at least 100"
     assert not few.two
+
+
+def test_counts_of_one_mode_in_a_short_window_are_not_two():
+    random = np.random.default_rng(0)
+    for centre, n_tokens in ((-4.3, 32_768), (-4.0, 32_768), (-3.5, 32_768), (-4.0, 2_000_000)):
+        n_fired = random.poisson(10 ** random.normal(centre, 0.5, 4000) * n_tokens)
+        found = bimodality(n_fired.astype(np.int64), n_tokens)
+        assert not found.two
+        known = found.separation
+        assert known.void.endswith("too short a window for its lower mode") or known.null > 0

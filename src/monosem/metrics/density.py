@@ -29,8 +29,10 @@ FREQUENT_ABOVE = 0.01
 """Density above which a latent counts as frequent; many of them mean a penalty too weak."""
 DECADES = 8
 BINS_A_DECADE = 4
-FEWEST_LATENTS = 100
-"""Living latents below which a mixture is not fitted."""
+FEWEST_LATENTS, FEWEST_FIRINGS = 100, 10
+"""Latents, and firings of each, below which nothing is fitted: single firings make a mode of their own."""
+MOST_OF_LIVING = 0.8
+"""Share of the living latents that must have so many."""
 APART, GAIN, SMALLEST_SHARE = 2.0, 10.0, 0.01
 """Separation, gain and share of the smaller mode from which there are two."""
 
@@ -55,7 +57,7 @@ class Bimodality:
     deviations: tuple[float, float]
     shares: tuple[float, float]
     separation: Measure
-    """Its chance is what the same fit finds in one Gaussian of the same mean and deviation."""
+    """Its chance is what the same fit finds in counts of one log-normal of the same mean and deviation."""
     gain: float
     """By how much the BIC of two is better than that of one."""
 
@@ -113,28 +115,42 @@ def bimodality(
     n_fired: Int64[np.ndarray, " n_latents"], n_tokens: int, *, seed: int = 0
 ) -> Bimodality:
     """Return the two modes of the living latents' log10 densities."""
-    alive = np.log10(density(n_fired[n_fired > 0], n_tokens))
-    nothing = (math.nan, math.nan)
-    if len(alive) < FEWEST_LATENTS:
-        void = not_applicable(
-            f"{len(alive)} latents live, of at least {FEWEST_LATENTS}", len(alive)
+    living, counted = n_fired[n_fired > 0], n_fired[n_fired >= FEWEST_FIRINGS]
+    nothing, reason = (math.nan, math.nan), ""
+    if len(counted) < FEWEST_LATENTS:
+        reason = f"{len(counted)} latents fire {FEWEST_FIRINGS} times or more, of at least {FEWEST_LATENTS}"
+    elif len(counted) < MOST_OF_LIVING * len(living):
+        reason = (
+            f"{len(living) - len(counted)} of {len(living)} living latents fire fewer than "
+            f"{FEWEST_FIRINGS} times in {n_tokens:,} tokens: too short a window for its lower mode"
         )
+    if reason:
+        void = not_applicable(reason, len(counted))
         return Bimodality(
             means=nothing, deviations=nothing, shares=nothing, separation=void, gain=math.nan
         )
+    alive = np.log10(density(counted, n_tokens))
     means, deviations, shares, gain = _two(alive, seed)
-    one = np.random.default_rng(seed).normal(alive.mean(), max(alive.std(), 1e-9), len(alive))
+    one = _one_mode(alive, n_tokens, seed)
     return Bimodality(
         means=means,
         deviations=deviations,
         shares=shares,
         separation=Measure(
             value=_separation(means, deviations),
-            null=_separation(*_two(one, seed)[:2]),
+            null=_separation(*_two(one, seed)[:2]) if len(one) > 1 else None,
             n=len(alive),
         ),
         gain=gain,
     )
+
+
+def _one_mode(alive: Float[np.ndarray, " n"], n_tokens: int, seed: int) -> Float[np.ndarray, " m"]:
+    """Return log10 densities that are counted in as many tokens, of latents with one mode."""
+    random = np.random.default_rng(seed)
+    drawn = 10 ** random.normal(alive.mean(), max(float(alive.std()), 1e-9), len(alive))
+    counts = random.poisson(np.minimum(drawn, 1.0) * n_tokens)
+    return np.log10(counts[counts >= FEWEST_FIRINGS] / n_tokens)
 
 
 Pair = tuple[float, float]
