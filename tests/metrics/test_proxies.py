@@ -106,6 +106,7 @@ def test_a_pattern_marks_the_tokens_that_its_matches_overlap():
     found = regex(r"\d+")(made)
     assert found.tolist() == [[0, 0, 1, 1, 0, 1, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0]]
     assert regex(r"3x?4")(made).sum() == 0  # not over a special token
+    assert regex(r"3[^q]+4")(made).sum() == 0
     assert regex("b1").__call__(made).tolist()[0] == [0, 1, 1, 0, 0, 0, 0, 0]
     assert regex("q*")(made).sum() == 0  # empty matches are no matches
     split = Text(
@@ -160,4 +161,11 @@ def test_rules_that_cannot_be_read_are_refused():
         check_rules(["digit"])
     with pytest.raises(ConfigError, match="`tokens:a` must name tokens by number"):
         check_rules(["tokens:a"])
+    with pytest.raises(ConfigError, match="must name one token"):
+        check_rules(["followed-by:1,2"])
+    with pytest.raises(ConfigError, match="Two rules are called `n`"):
+        check_rules(["n=regex:a", "n=regex:b"])
+    made, number = text([None, "a"])
+    with pytest.raises(ConfigError, match="names token 9; there are 0 to 1"):
+        proxies_of(["tokens:9"], np.zeros(2), made)
     check_rules([*DEFAULTS, "equal=regex:a=b", "followed-by:3"])

@@ -6,6 +6,7 @@ import torch
 
 from monosem.core.errors import ConfigError, UnknownNameError
 from monosem.dictionaries.linear import Linear
+from monosem.dictionaries.normalised import Normalised, NormalisedConfig
 from monosem.dictionaries.topk import TopK, TopKConfig
 from monosem.metrics import labels
 from monosem.metrics.evaluate import EvaluateConfig
@@ -47,7 +48,9 @@ def test_measures_are_those_of_their_own_functions(dictionary, model, worded):
     assert list(mine) == list(chosen)
     assert mine["geometry"] == geometry(dictionary.encoder(), dictionary.W_dec).measures()
     assert mine["mmcs"] == matching(dictionary.W_dec, other.W_dec).measures()
-    assert mine["positions"]["l0 within"].value == pytest.approx(5, abs=0.2)
+    assert mine["positions"]["l0"].value == pytest.approx(5, abs=0.2)
+    void = mine["positions"]["l0 past its context"].void
+    assert void == "not applicable: it does not record the context it was trained on"
     assert any(name.startswith("word (latent ") for name in mine["proxies"])
     assert mine["universality"]["correlation"].null is not None
 
@@ -113,7 +116,30 @@ def test_labels_are_those_of_the_text():
         "other",
     ]
     before = [labels.KINDS[k] for k in found["kind of token before"]]
-    assert before == ["space", *words[:5], "space", *words[6:11]]
+    assert before == ["special", *words[:5], "special", *words[6:11]]
     assert found["space in front"].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
     kept = labels.frequent({"a": found["kind of token"]}, 2)
     assert [w for w, k in zip(words, kept, strict=True) if not k] == ["space"]
+
+
+def test_the_rest_of_a_character_is_of_its_kind_and_rare_kinds_take_others_along():
+    pieces = [["", "é", "", "a", "", "b"]]
+    ordinary = np.array([[False, True, True, True, False, True]])
+    text = Text(np.arange(1), np.arange(6)[None], ordinary, pieces)
+    found = labels.kinds(text)
+    assert [labels.KINDS[k] for k in found["kind of token"]] == ["other", "other", "word", "word"]
+    before = [labels.KINDS[k] for k in found["kind of token before"]]
+    assert before == ["special", "other", "other", "special"]
+    a, b = np.array([0] * 60 + [1] * 50), np.array([0] * 50 + [1] * 60)
+    kept = labels.frequent({"a": a, "b": b}, 50)
+    for classes in (a[kept], b[kept]):
+        assert (np.bincount(classes)[np.unique(classes)] >= 50).all()
+
+
+def test_rows_that_are_scaled_by_each_activation_are_not_edited(model, worded):
+    inner = TopKConfig(n_latents=30, k=3)
+    scaled = Normalised(NormalisedConfig(d_in=24, n_latents=30, inner=inner))
+    config = dataclasses.replace(FEW, measures=("perturbation", "absorption", "disentanglement"))
+    found = survey({"n": scaled}, model, worded, config, site=SITE, neurons=False)
+    voids = {m.void for measures in found["n"].values() for m in measures.values()}
+    assert voids == {"not applicable: its rows are scaled by each activation"}

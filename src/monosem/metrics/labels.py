@@ -1,10 +1,11 @@
 """Labels: what supervised measures need to know of tokens, made of the text itself.
 
 first letters   of tokens that are words or begin one; case and the space before put aside
-kinds           of this token and of the one before: word, number, sign, space, other letters
+kinds           of this token and of the one before: word, number, sign, space, other letters, special
+token; and whether it begins with a space. The rest of a character is of its kind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Int64
 from monosem.metrics.sample import Text
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-KINDS = ("word", "number", "sign", "space", "other")
+KINDS = ("word", "number", "sign", "space", "other", "special")
 
 
 def first_letters(
@@ -30,8 +31,9 @@ def kinds(text: Text) -> dict[str, Int64[np.ndarray, " tokens"]]:
 
     And whether it begins with a space, as 0 or 1.
     """
-    whole = np.array([[_kind(piece) for piece in row] for row in text.pieces], np.int64)
-    before = np.concatenate([np.full((len(whole), 1), KINDS.index("space")), whole[:, :-1]], 1)
+    pairs = zip(text.pieces, text.ordinary, strict=True)
+    whole = np.array([_row(pieces, ordinary) for pieces, ordinary in pairs], np.int64)
+    before = np.concatenate([np.full((len(whole), 1), KINDS.index("special")), whole[:, :-1]], 1)
     spaced = np.array([[piece[:1].isspace() for piece in row] for row in text.pieces], np.int64)
     found = {"kind of token": whole, "kind of token before": before, "space in front": spaced}
     return {name: text.at(values) for name, values in found.items()}
@@ -40,9 +42,28 @@ def kinds(text: Text) -> dict[str, Int64[np.ndarray, " tokens"]]:
 def frequent(
     attributes: Mapping[str, Int64[np.ndarray, " tokens"]], fewest: int
 ) -> Bool[np.ndarray, " tokens"]:
-    """Return which tokens are, in every attribute, of a class with at least `fewest` tokens."""
-    each = [np.bincount(classes)[classes] >= fewest for classes in attributes.values()]
-    return np.logical_and.reduce(each)
+    """Return the tokens that are, in every attribute, of a class with at least `fewest` of these tokens."""
+    kept = np.ones(len(next(iter(attributes.values()))), bool)
+    while True:
+        each = [
+            np.bincount(c[kept], minlength=int(c.max()) + 1)[c] >= fewest
+            for c in attributes.values()
+        ]
+        fewer = kept & np.logical_and.reduce(each)
+        if fewer.sum() == kept.sum():
+            return kept
+        kept = fewer
+
+
+def _row(pieces: Sequence[str], ordinary: Bool[np.ndarray, " context"]) -> list[int]:
+    found: list[int] = []
+    for piece, chosen in zip(pieces, ordinary, strict=True):
+        if piece:
+            found.append(_kind(piece))
+        else:  # the rest of a character, or a special token
+            rest = bool(chosen) and bool(found)
+            found.append(found[-1] if rest else KINDS.index("special"))
+    return found
 
 
 def _kind(piece: str) -> int:

@@ -30,9 +30,6 @@ Proxy = Callable[[Text], Float[np.ndarray, "n context"]]
 FLOOR = 1e-10
 """Likelihood of a character outside the set, and of a token outside the script."""
 
-APART = "\0"
-"""Stands for a special token where a pattern is matched, so that none matches across two documents."""
-
 SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
     "arabic": ((0x600, 0x6FF), (0x750, 0x77F), (0x8A0, 0x8FF), (0xFB50, 0xFDFF), (0xFE70, 0xFEFF)),
     "armenian": ((0x530, 0x58F),),
@@ -129,7 +126,7 @@ def in_script(text: Text, ranges: Sequence[tuple[int, int]]) -> Bool[np.ndarray,
 
 
 def regex(pattern: str) -> Proxy:
-    """Return the proxy of a regular expression (Python's `re`), matched in the text of each context."""
+    """Return the proxy of a regular expression (Python's `re`), matched in each document by itself."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -140,19 +137,15 @@ def regex(pattern: str) -> Proxy:
     def proxy(text: Text) -> Float[np.ndarray, "n context"]:
         found = np.zeros(text.tokens.shape)
         for row, pieces in enumerate(text.pieces):
-            apart = [
-                piece if piece or ordinary or not place else APART
-                for place, (piece, ordinary) in enumerate(
-                    zip(pieces, text.ordinary[row], strict=True)
-                )
-            ]
-            ends = np.cumsum([len(piece) for piece in apart])
-            for match in compiled.finditer("".join(apart)):
-                if match.end() > match.start():
-                    first = int(np.searchsorted(ends, match.start(), side="right"))
-                    last = int(np.searchsorted(ends, match.end(), side="left"))
-                    rest = int(np.searchsorted(ends, match.end(), side="right")) - 1
-                    found[row, first : max(last, rest) + 1] = 1.0  # all tokens of a character
+            for start, stop in _segments(pieces, text.ordinary[row]):
+                ends = np.cumsum([len(piece) for piece in pieces[start:stop]])
+                for match in compiled.finditer("".join(pieces[start:stop])):
+                    if match.end() > match.start():
+                        first = int(np.searchsorted(ends, match.start(), side="right"))
+                        last = int(np.searchsorted(ends, match.end(), side="left"))
+                        rest = int(np.searchsorted(ends, match.end(), side="right")) - 1
+                        # all tokens of a character
+                        found[row, start + first : start + max(last, rest) + 1] = 1.0
         return found
 
     return proxy
@@ -208,6 +201,15 @@ def best_spans(
         before = one[:, start - 1] if start else np.full(len(ratio), -np.inf)
         best[:, place] = ratio[:, start : place + 1].sum(1) + np.maximum(before, 0.0)
     return best
+
+
+def _segments(
+    pieces: Sequence[str], ordinary: Bool[np.ndarray, " context"]
+) -> list[tuple[int, int]]:
+    """Return the stretches of text between special tokens, which stand between documents."""
+    special = [i for i, p in enumerate(pieces) if not p and not ordinary[i]]
+    edges = [-1, *special, len(pieces)]
+    return [(a + 1, b) for a, b in zip(edges, edges[1:], strict=False) if b > a + 1]
 
 
 def _breaks(text: Text) -> Bool[np.ndarray, "n context"]:

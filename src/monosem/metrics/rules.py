@@ -54,6 +54,7 @@ def proxies_of(
 ) -> dict[str, Proxy]:
     """Return the proxies of `rules` by name; of none, the defaults and the scripts that `text` holds."""
     if rules:
+        check_rules(rules, len(log_p))
         found = dict(_named(rule) for rule in rules)
     else:
         found = dict(DEFAULTS)
@@ -76,13 +77,26 @@ def proxy_of(rule: str, log_p: Float[np.ndarray, " vocab"]) -> Proxy:
         fewest = 2 if argument == "dna" else 1  # as in the paper: single letters are everywhere
         return characters(ALPHABETS.get(argument, argument), log_p, fewest_tokens=fewest)
     tokens = _numbers(rule, argument)
+    if kind == "followed-by" and len(tokens) > 1:
+        raise ConfigError(f"`{rule}` must name one token. Give a rule for each.")
     return token_set(tokens) if kind == "tokens" else followed_by(tokens[0])
 
 
-def check_rules(rules: Sequence[str]) -> None:
-    """Raise where a rule cannot be read."""
+def check_rules(rules: Sequence[str], n_vocab: int = 0) -> None:
+    """Raise where a rule cannot be read, where two have one name, or for tokens past the vocabulary."""
+    names = [_named(rule)[0] for rule in rules]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"Two rules are called `{name}`. Give each a name of its own.")
     for rule in rules:
+        kind, _, argument = _named(rule)[1].partition(":")
         proxy_of(_named(rule)[1], np.zeros(0))
+        for token in _numbers(rule, argument) if kind in ("tokens", "followed-by") else ():
+            if token < 0 or (n_vocab and token >= n_vocab):
+                raise ConfigError(
+                    f"`{rule}` names token {token}; there are 0 to {n_vocab - 1}. Look it up in the "
+                    "tokenizer."
+                )
 
 
 def _named(rule: str) -> tuple[str, str]:

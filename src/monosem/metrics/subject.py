@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from monosem.core.errors import ConfigError, unknown_name
+from monosem.dictionaries.wired import Wired
 from monosem.metrics.context_space import ContextSpace
 from monosem.metrics.perturbation import Coded
 from monosem.metrics.probes import FEWEST, Split
@@ -163,7 +164,11 @@ class Subject:
             known[name] = supervised_probe(self.sample.x.numpy(), split, seed=self.seed)
         return known[name]
 
-    @cached_property
-    def reads_what_it_makes(self) -> bool:
-        """Whether its decoder's directions are of the site that it reads."""
-        return self.dictionary.writes_what_it_reads and not self.ground.place.target
+    @property
+    def why_not_edited(self) -> str:
+        """Why a latent's value times its row is not what it adds to what is read; or nothing."""
+        if self.ground.place.target or not self.dictionary.writes_what_it_reads:
+            return "its decoder writes another site than it reads"
+        if type(self.dictionary).effect is not Wired.effect:
+            return "its rows are scaled by each activation"
+        return ""

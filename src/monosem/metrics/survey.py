@@ -30,7 +30,7 @@ from monosem.metrics.perturbation import Coded, tpp
 from monosem.metrics.polysemanticity import MOST_LATENTS, SHARE, account, of_units
 from monosem.metrics.positions import N_MEAN_TOKENS, beyond, by_position
 from monosem.metrics.probes import Split, balanced
-from monosem.metrics.sample import Sample, encoded
+from monosem.metrics.sample import ROWS_AT_ONCE, Sample, encoded
 from monosem.metrics.sparse_probing import sparse_probing
 from monosem.metrics.specificity import best_unit
 from monosem.metrics.stream import AnyDictionary, ordinary_mean
@@ -41,6 +41,7 @@ from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokenStore
 
 Measures = dict[str, Measure]
+N_CHANCES = 4
 N_ACCOUNTED = 15
 """Coordinates of the site for which the latents that make them up are counted."""
 FEWEST_OF_KIND = 200
@@ -72,6 +73,10 @@ def survey(
         )
     if other is not None:
         other.place.check()
+        if other.place.store.hash != store.hash:
+            raise ConfigError(
+                "The other dictionary stands on another token store. Compare both on the same text."
+            )
     own, place = prepared(
         dictionaries, model, store, beside or EvaluateConfig(), site=site, neurons=neurons
     )
@@ -130,7 +135,8 @@ def _universality(subject: Subject) -> Measures:
             yield a, b
 
     n_latents = subject.dictionary.n_latents, other.dictionary.n_latents
-    return similarity(stream, *n_latents, seed=subject.seed).measures()
+    lag = 1 + ground.place.store.context // ROWS_AT_ONCE  # blocks that no context reaches across
+    return similarity(stream, *n_latents, lag=lag, seed=subject.seed).measures()
 
 
 def _proxies(subject: Subject) -> Measures:
@@ -152,18 +158,30 @@ def _polysemanticity(subject: Subject) -> Measures:
 
 
 def _accounted(sample: Sample, seed: int) -> Measures:
-    """Return for how many coordinates of the site a few latents account, and how many latents."""
+    """Return for how many coordinates of the site a few latents account, and how many latents it takes.
+
+    The chance of the first is that of coordinates of other contexts.
+    """
     x = sample.x.numpy()
     varying = np.flatnonzero(x.std(0) > 0)
     random = np.random.default_rng(seed)
     chosen = random.choice(varying, min(N_ACCOUNTED, len(varying)), replace=False)
     needed = [account(x[:, i], sample, seed=seed).needed.value for i in chosen]
-    known = np.array([n for n in needed if n is not None], np.float64)
+    elsewhere = [
+        account(np.roll(x[:, i], len(x) // 2), sample, seed=seed).needed.applicable
+        for i in chosen[:N_CHANCES]
+    ]
+    reached = [n for n in needed if n is not None]
+    more = [float(MOST_LATENTS + 1)] * (len(needed) - len(reached))  # it takes more than were tried
+    middle = median(np.array(reached + more), seed=seed)
+    if middle.value is not None and middle.value > MOST_LATENTS:
+        middle = not_applicable(
+            f"{MOST_LATENTS} latents explain fewer than half of the coordinates"
+        )
+    null = float(np.mean(elsewhere)) if elsewhere else None
     return {
-        f"coordinates_explained_to_{SHARE}": share(len(known), len(needed)),
-        "latents_needed": median(known, seed=seed)
-        if len(known)
-        else not_applicable(f"{MOST_LATENTS} latents explain none of {len(needed)} coordinates"),
+        f"coordinates_explained_to_{SHARE}": share(len(reached), len(needed), null=null),
+        "latents_needed": middle,
     }
 
 
@@ -186,8 +204,8 @@ def _probing(subject: Subject) -> Measures:
 
 
 def _absorption(subject: Subject) -> Measures:
-    if not subject.reads_what_it_makes:
-        return {"full_absorption": _elsewhere()}
+    if subject.why_not_edited:
+        return {"full_absorption": not_applicable(subject.why_not_edited)}
     own, coded = subject.dictionary, subject.coded
     centre = own.b_dec.detach().float().cpu().numpy()
     each: dict[str, Absorption] = {}
@@ -200,8 +218,8 @@ def _absorption(subject: Subject) -> Measures:
 
 
 def _perturbation(subject: Subject) -> Measures:
-    if not subject.reads_what_it_makes:
-        return {"tpp": _elsewhere()}
+    if subject.why_not_edited:
+        return {"tpp": not_applicable(subject.why_not_edited)}
     splits = _letters(subject)
     probes = {letter: subject.probe(f"letter {letter}", split) for letter, split in splits.items()}
     known = {letter: probe for letter, probe in probes.items() if probe is not None}
@@ -210,8 +228,8 @@ def _perturbation(subject: Subject) -> Measures:
 
 
 def _disentanglement(subject: Subject) -> Measures:
-    if not subject.reads_what_it_makes:
-        return {"disentangled": _elsewhere()}
+    if subject.why_not_edited:
+        return {"disentangled": not_applicable(subject.why_not_edited)}
     text, coded = subject.ground.text, subject.coded
     attributes = labels.kinds(text)
     rows = np.flatnonzero(labels.frequent(attributes, FEWEST_OF_KIND))
@@ -243,12 +261,15 @@ def _positions(subject: Subject) -> Measures:
         batch=config.batch_tokens,
         seed=config.seed,
     )
-    parted = beyond(
-        found, subject.dictionary.origin.context or place.store.context, seed=config.seed
-    )
+    trained = subject.dictionary.origin.context
+    if not trained:
+        void = not_applicable("it does not record the context it was trained on")
+        measures = found.measures(seed=config.seed)
+        return measures | {f"{name} past its context": void for name in measures}
+    parted = beyond(found, trained, seed=config.seed)
     return {
         f"{name} {where}": measure
-        for where, part in (("within", parted.inside), ("past it", parted.outside))
+        for where, part in (("in its context", parted.inside), ("past it", parted.outside))
         for name, measure in part.items()
     }
 
@@ -278,7 +299,7 @@ def _letters(subject: Subject) -> dict[str, Split]:
     splits: dict[str, Split] = {}
     for letter, own in by_letter.items():
         drawn = balanced(own[rows], text.context_of[rows], seed=subject.seed)
-        splits[letter] = Split(rows[drawn.train], rows[drawn.test], own)
+        splits[letter] = Split(rows[drawn.train], rows[drawn.test], own, text.context_of)
     return splits
 
 
@@ -290,10 +311,6 @@ def _over(found: list[Measure], seed: int) -> Measure:
         )
     null = float(np.mean([m.null for m in known if m.null is not None]))
     return mean_of(np.array([m.value for m in known], np.float64), seed=seed, null=null)
-
-
-def _elsewhere() -> Measure:
-    return not_applicable("its decoder writes another site than it reads")
 
 
 def _other(subject: Subject) -> Other:
