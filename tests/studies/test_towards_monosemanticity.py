@@ -13,7 +13,7 @@ from monosem.core.errors import ConfigError
 from monosem.metrics.measure import Measure
 from monosem.metrics.sample import Sample, Text
 from monosem.metrics.universality import Similarity
-from monosem.models.language_model import LanguageModel
+from monosem.models.language_model import LanguageModel, load_model
 from monosem.studies.by_token import activation_by_token
 from monosem.studies.towards_monosemanticity.automata import after
 from monosem.studies.towards_monosemanticity.control import of_one_token
@@ -75,13 +75,11 @@ def test_children_are_counted_above_what_chance_finds() -> None:
 def test_a_second_model_with_another_vocabulary_is_refused(
     model: LanguageModel, store: TokenStore, tmp_path: Path
 ) -> None:
-    class Other:
-        name, vocab_size = "other", 7
-
     with pytest.raises(ConfigError, match="same tokenizer"):
-        towards_monosemanticity.__wrapped__(  # pyright: ignore
-            tmp_path / "out", model=model, store=store, second=Other()
+        towards_monosemanticity(
+            tmp_path / "out", model=model, store=store, second=load_model("1L-a"), scale="tiny"
         )
+    assert not (tmp_path / "out").exists()
     assert cli.main(["study", "sparse-autoencoders-find-features", "--second", "1L-a"]) == 2
     assert cli.main(["study", "towards-monosemanticity", "--residual", "hook_embed"]) == 2
 
@@ -97,4 +95,4 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
     assert items["1 × (512 latents): loss recovered (zero)"] > 0.7
     assert items["shuffled model: FVU"] > items["model: FVU"]
     assert {p.name for p in out.glob("*.figure.json")} == {f"{n}.figure.json" for n in FIGURES}
-    assert "Little automata" in (out / "report.html").read_text("utf-8")
+    assert "Finite-state automata" in (out / "report.html").read_text("utf-8")

@@ -12,6 +12,7 @@ from monosem.dictionaries.topk import TopKConfig
 from monosem.models.language_model import LanguageModel, load_model
 from monosem.studies import report
 from monosem.studies.report import Figure, Item, Stage
+from monosem.studies.toy_models.budget import shared
 from monosem.studies.toy_models.phase import by_hand, phase_of
 from monosem.studies.toy_models.study import FIGURES
 from monosem.studies.toy_models.undertraining import undertraining
@@ -71,7 +72,13 @@ def test_a_stage_that_is_done_is_not_done_again_and_another_key_does_it_anew(
 
 
 def test_a_figure_that_is_no_json_is_refused_in_words(tmp_path: Path) -> None:
-    (tmp_path / "one.figure.json").write_text("{")
+    damaged = ("{", "[]", '{"key": "k"}', '{"key": "k", "figure": {"name": "one"}}')
+    for text in damaged:
+        (tmp_path / "one.figure.json").write_text(text)
+        with pytest.raises(ConfigError, match="--fresh"):
+            report.kept(
+                {"one": Stage(make=lambda: Figure(name="", title="", text=""), key="k")}, tmp_path
+            )
     with pytest.raises(ConfigError, match="--fresh"):
         report.run_stages(
             {"one": Stage(make=lambda: Figure(name="", title="", text=""), key="k")}, tmp_path
@@ -150,3 +157,28 @@ def test_firings_are_the_latents_above_zero(model: LanguageModel, store: TokenSt
     found = firings(dictionary, model, store, "blocks.0.hook_resid_post", 300)
     assert found.n_rows == 300 and int(found.rows.max()) < 300
     assert bool((found.values > 0).all()) and len(found.values) <= 900
+
+
+def test_the_page_is_there_after_each_figure_and_numbers_that_are_none_are_null(
+    tmp_path: Path,
+) -> None:
+    seen: list[int] = []
+
+    def figure(name: str) -> Figure:
+        items = (Item(item=name, here=float("nan"), how="by hand"),)
+        return Figure(name=name, title=name, text="", items=items)
+
+    stages = {n: Stage(make=lambda n=n: figure(n), key="k") for n in ("one", "two")}
+
+    def page() -> None:
+        report.write(report.kept(stages, tmp_path), tmp_path, title="T", lead="L")
+        seen.append(len(json.loads((tmp_path / report.REPORT).read_text("utf-8"))))
+
+    report.run_stages(stages, tmp_path, done=page)
+    assert seen == [1, 2]
+    assert "NaN" not in (tmp_path / report.REPORT).read_text("utf-8")
+
+
+def test_neurons_to_which_two_features_write_are_shared() -> None:
+    W = torch.tensor([[[1.0, 0.0], [-0.5, 0.0], [0.0, 0.05]], [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
+    assert shared(W).tolist() == [1.0, 0.0]

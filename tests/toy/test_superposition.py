@@ -9,7 +9,6 @@ from monosem.toy.features import ToyFeatures
 from monosem.toy.superposition import (
     SuperpositionConfig,
     dimensionality,
-    features_per_neuron,
     keep_largest_,
     overlap,
     per_feature,
@@ -92,7 +91,6 @@ def test_a_budget_leaves_the_largest_entries_alone() -> None:
     W = torch.tensor([[[3.0, -2.0], [0.5, 1.0]], [[-4.0, 0.1], [0.2, 0.3]]])
     keep_largest_(W, 2)
     assert W.tolist() == [[[3.0, -2.0], [0.0, 0.0]], [[-4.0, 0.0], [0.0, pytest.approx(0.3)]]]
-    assert features_per_neuron(W, 0.0).tolist() == [1.0, 1.0]
     features = ToyFeatures(n_features=6, density=(0.05, 0.5))
     config = SuperpositionConfig(features=features, d_hidden=3, budget=5, n_steps=20, batch=64)
     assert (train_toys(config).W != 0).sum((1, 2)).tolist() == [5, 5]

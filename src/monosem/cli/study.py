@@ -66,10 +66,11 @@ def main(arguments: list[str]) -> int:
 
 def _claims(given: Arguments) -> int:
     """Print the claims of `attention-only`, and return 0 if all hold."""
-    if given.out is not None or given.figures or given.tokens is not None:
+    others = (given.out, given.tokens, given.figures, given.residual, given.mlp, given.second)
+    if any(others) or given.seed or given.fresh or given.device != "auto":
         raise ConfigError(
-            "`attention-only` prints its claims, and has no `--out`, `--figures` or `--tokens`. Leave them "
-            "out, or pass `--json` to keep what it prints."
+            "`attention-only` prints its claims, and has `--scale`, `--model` and `--json` alone. Leave the "
+            "other options out."
         )
     # Imported here for start-up time.
     from monosem.studies.attention_only import attention_only
@@ -119,6 +120,11 @@ def _figures(given: Arguments) -> int:
     from monosem.text.store import TokenStore
 
     out = given.out or Path("runs") / given.study
+    if given.study == FEATURES:
+        from monosem.studies.sparse_autoencoders.study import check
+    else:
+        from monosem.studies.towards_monosemanticity.study import check
+    check(given.scale, given.figures, out)
     shared: dict[str, Any] = {
         "model": LanguageModel.load(given.model, device=given.device),
         "store": None if given.tokens is None else TokenStore.open(given.tokens),

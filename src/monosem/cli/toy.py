@@ -1,15 +1,19 @@
 """`monosem toy`: toy models of superposition, figure by figure."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from monosem.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from monosem.dictionaries.base import Dictionary
 
 HELP = "toy models of superposition, figure by figure"
 
@@ -27,6 +31,8 @@ class Arguments:
     """Folder of the report and of its figures; those that are there already are not made again."""
     seed: int = 0
     """Seed of everything."""
+    device: str = "auto"
+    """Where models of `worlds` and `undertraining` run: auto, cpu, cuda or mps."""
     dictionary: tuple[Path, ...] = ()
     """For `worlds`: folders of trained dictionaries, of one model."""
     checkpoints: Path | None = None
@@ -82,11 +88,11 @@ def _with_models(given: Arguments) -> Mapping[str, Any]:
     if given.tokens is None:
         raise ConfigError("Give the token store that the model reads: `--tokens STORE`.")
     # Imported here for start-up time: they bring transformers.
-    from monosem.core import artifact
     from monosem.core.config import content_hash
     from monosem.dictionaries.formats.loading import load
     from monosem.models.language_model import load_model
     from monosem.studies.report import Stage
+    from monosem.studies.toy_models.study import VERSION
     from monosem.studies.toy_models.undertraining import undertraining
     from monosem.studies.toy_models.worlds import worlds
     from monosem.text.store import TokenStore
@@ -100,21 +106,38 @@ def _with_models(given: Arguments) -> Mapping[str, Any]:
         if len(names) < len(given.dictionary):
             names = {str(folder): folder for folder in given.dictionary}
         loaded = {name: load(folder) for name, folder in names.items()}
-        model = load_model(given.model)
-        hashes = [artifact.peek(folder)[1] or str(folder) for folder in given.dictionary]
+        model = load_model(given.model, device=given.device)
+        hashes = [_content(dictionary) for dictionary in loaded.values()]
         more["worlds"] = Stage(
             make=partial(worlds, loaded, model, store, given.n_tokens[0], given.seed),
-            key=content_hash([hashes, model.hash, store.hash, given.n_tokens[0], given.seed]),
+            key=content_hash(
+                [VERSION, hashes, model.hash, store.hash, given.n_tokens[0], given.seed]
+            ),
         )
     if given.checkpoints is not None:
-        models = {step: load_model(str(path)) for step, path in _steps(given.checkpoints).items()}
-        folder = given.out / "undertraining"
+        models = {
+            step: load_model(str(path), device=given.device)
+            for step, path in _steps(given.checkpoints).items()
+        }
         hashes = {str(step): model.hash for step, model in models.items()}
+        asked = [given.site, list(given.n_tokens), given.seed]
+        key = content_hash([VERSION, hashes, store.hash, *asked])
+        folder = given.out / f"undertraining-{key[:8]}"
         more["undertraining"] = Stage(
-            make=partial(undertraining, models, store, given.site, given.n_tokens, folder),
-            key=content_hash([hashes, store.hash, given.site, list(given.n_tokens)]),
+            make=partial(
+                undertraining, models, store, given.site, given.n_tokens, folder, seed=given.seed
+            ),
+            key=key,
         )
     return more
+
+
+def _content(dictionary: "Dictionary[Any]") -> str:
+    """Return a hash of the weights of a dictionary, of whatever format."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(dictionary.state_dict().items()):
+        digest.update(name.encode() + weight.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _steps(folder: Path) -> dict[int, Path]:

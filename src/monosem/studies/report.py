@@ -6,6 +6,7 @@ all together are one page, `report.html`, and one list, `report.json`.
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,28 +69,40 @@ class Stage:
     """A hash of sizes, seeds, models, text: a figure that was kept under another key is made anew."""
 
 
-def run_stages(stages: Mapping[str, Stage], out: Path, *, fresh: bool = False) -> list[Figure]:
+def run_stages(
+    stages: Mapping[str, Stage],
+    out: Path,
+    *,
+    fresh: bool = False,
+    done: Callable[[], object] | None = None,
+) -> list[Figure]:
     """Return the figures of `stages`, each made unless `out` has it from the same key.
 
-    Each is written as soon as it is done.
+    Each is written as soon as it is made, and `done` is called then: to write the page so far.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
     out.mkdir(parents=True, exist_ok=True)
     found: list[Figure] = []
     for name, stage in stages.items():
-        kept = out / f"{name}.figure.json"
-        figure = None if fresh else _read(kept, stage.key)
+        place = out / f"{name}.figure.json"
+        figure = None if fresh else _read(place, stage.key)
         if figure is None:
             figure = stage.make()
-            write_json(kept, {"key": stage.key, "figure": dataclasses.asdict(figure)})
+            write_json(place, {"key": stage.key, "figure": dataclasses.asdict(figure)})
         found.append(figure)
+        if done is not None:
+            done()
     return found
 
 
-def kept(stages: Mapping[str, Stage], out: Path) -> list[Figure]:
-    """Return the figures of `stages` that `out` has, in their order; those of another key are left out."""
+def kept(stages: Mapping[str, Stage], out: Path, others: Sequence[str] = ()) -> list[Figure]:
+    """Return the figures of `stages` that `out` has, in their order; those of another key are left out.
+
+    `others` are names of figures that are shown as they were kept: what they hang on is not known now.
+    """
     read = [_read(out / f"{name}.figure.json", stage.key) for name, stage in stages.items()]
+    read += [_read(out / f"{name}.figure.json", None) for name in others if name not in stages]
     return [figure for figure in read if figure is not None]
 
 
@@ -109,10 +122,15 @@ def item_json(item: Item) -> dict[str, Value]:
         "item": item.item,
         "paper": item.paper,
         "paper_certainty": item.paper_certainty,
-        "here": item.here,
+        "here": _finite(item.here),
         "unit": item.unit,
         "how": item.how,
     }
+
+
+def _finite(value: Value) -> Value:
+    """JSON has no NaN: what could not be measured is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def text(figures: Sequence[Figure]) -> str:
@@ -160,25 +178,25 @@ def _section(figure: Figure) -> Markup:
     )
 
 
-def _read(path: Path, key: str) -> Figure | None:
-    """The figure kept at `path`, if it is whole and of the same `key`."""
+def _read(path: Path, key: str | None) -> Figure | None:
+    """The figure kept at `path`, if it is of the same `key`; None takes any."""
     if not path.is_file():
         return None
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        if key is not None and data["key"] != key:
+            return None
+        raw = data["figure"]
+        return Figure(
+            name=raw["name"],
+            title=raw["title"],
+            text=raw["text"],
+            drawings=tuple(raw["drawings"]),
+            captions=tuple(raw["captions"]),
+            items=tuple(Item(**item) for item in raw["items"]),
+            notes=raw["notes"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"`{path}` is no readable figure ({error}). Remove it, or pass `--fresh`."
         ) from error
-    if data.get("key") != key:
-        return None
-    raw = data["figure"]
-    return Figure(
-        name=raw["name"],
-        title=raw["title"],
-        text=raw["text"],
-        drawings=tuple(raw["drawings"]),
-        captions=tuple(raw["captions"]),
-        items=tuple(Item(**item) for item in raw["items"]),
-        notes=raw["notes"],
-    )

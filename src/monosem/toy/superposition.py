@@ -169,16 +169,3 @@ def overlap(
 def per_feature(W: Float[Tensor, "n_models n_features d_hidden"]) -> Float[Tensor, " n_models"]:
     """Return dimensions per represented feature, `d_hidden / ‖W‖²_F`: ‖W‖² counts the features."""
     return W.shape[2] / W.square().sum((1, 2))
-
-
-def features_per_neuron(
-    W: Float[Tensor, "n_models n_features d_hidden"], threshold: float = 0.1
-) -> Float[Tensor, " n_models"]:
-    """Return how many features write to a hidden neuron, in the mean over the neurons that are used.
-
-    A feature writes where its entry is above `threshold` of the largest of its model, either sign.
-    """
-    largest = W.abs().amax((1, 2), keepdim=True)
-    writes = (W.abs() > threshold * largest).sum(1).float()
-    used = (writes > 0).sum(1).clamp_min(1)
-    return writes.sum(1) / used

@@ -24,6 +24,10 @@ from monosem.studies.attention_only.claim import Claim, checked
 
 LONGEST, N_ROWS = 64, 4
 """Of the random tokens that models are compared on."""
+LIMIT = 1e-3
+"""Share of the largest logit that no logit of a whole model may differ by: a limit, which no derivation gives."""
+COVERED = 0.5
+"""Share of positions, at least, whose first token leads by more than twice that."""
 
 
 def models(named: Sequence[str]) -> Iterator[Claim]:

@@ -6,7 +6,8 @@
 
 Of every model: its held-out loss; in how many kinds of context its neurons fire (`metrics/polysemanticity`,
 in one space of contexts for all); and how much of the loss that the MLP recovers, over its mean output, is
-left when of each token only the largest activations are kept, the others put to their means. What the
+left when of each token only the activations of largest size are kept, the others put to their means
+(on the training split). A gain under 0.05 nats has no shares. What the
 paper says of LayerNorm, that it lets small activations through again, would show there.
 """
 
@@ -28,6 +29,7 @@ from monosem.core.config import content_hash, from_json, to_json
 from monosem.core.errors import ConfigError
 from monosem.core.progress import progress
 from monosem.metrics.context_space import ContextSpace
+from monosem.metrics.loss_recovered import share as share_of
 from monosem.metrics.polysemanticity import of_units
 from monosem.metrics.sample import Sample, Text, read_text
 from monosem.metrics.stream import Block, blocks, enough, visit
@@ -46,7 +48,7 @@ ARMS: dict[str, dict[str, Any]] = {
 KEPT = (0.01, 0.03, 0.1, 0.3)
 """Shares of the neurons of a token that are kept, the largest."""
 BATCH = 4096
-VERSION = 1
+VERSION = 2
 """Of what is measured: a file of another version is made anew."""
 
 
@@ -97,7 +99,7 @@ class Reading:
     chance: float | None
     """The same share for tokens drawn from anywhere."""
     recovered: tuple[float | None, ...]
-    """For each of `KEPT`, share of the MLP's gain over its mean that is left; None if it gains nothing."""
+    """For each of `KEPT`, share of the MLP's gain over its mean that is left; None if it is under 0.05 nats."""
 
 
 def train_arms(
@@ -153,7 +155,8 @@ def read_model(
     """Return what is measured of one model on one text."""
     site = f"blocks.{model.n_layers - 1}.mlp.hook_post"
     active, vectors = _activations(model, store, text.contexts, site)
-    mean = vectors.double().mean(0).to(vectors)
+    trained = enough(visit(store, "train", 0), store, int(text.ordinary.sum()))
+    mean = _activations(model, store, trained, site)[1].double().mean(0).to(vectors)
     known = of_units(Sample(text, vectors, active), space, n_units=n_units)
     full = _loss(model, store, text.contexts, site, None)
     without = _loss(model, store, text.contexts, site, lambda x: mean.expand_as(x))
@@ -162,8 +165,7 @@ def read_model(
         left = _loss(
             model, store, text.contexts, site, partial(keep_largest, mean=mean, share=share)
         )
-        gain = without - full
-        recovered.append((without - left) / gain if gain > 0 else None)
+        recovered.append(share_of(left - full, without - full).value)
     return Reading(
         loss=full,
         effective=known.effective.value,
@@ -176,15 +178,14 @@ def read_model(
 def keep_largest(
     x: Float[Tensor, "*batch d"], mean: Float[Tensor, " d"], share: float
 ) -> Float[Tensor, "*batch d"]:
-    """Return `x` with all but the largest `share` of each token's activations at their means.
+    """Return `x` with all but the `share` of each token's activations of largest size at their means.
 
-    >>> keep_largest(torch.tensor([[1.0, -3.0, 0.5, 2.0]]), torch.zeros(4), 0.5)
-    tensor([[ 0., -3.,  0.,  2.]])
+    >>> keep_largest(torch.tensor([[0.0, 0.4, -3.0]]), torch.tensor([9.0, 0.1, 0.0]), 0.6)
+    tensor([[ 9.0000,  0.4000, -3.0000]])
     """
-    far = (x - mean).abs()
     k = max(1, round(share * x.shape[-1]))
-    kept = torch.zeros_like(x).scatter(-1, far.topk(k, dim=-1).indices, 1.0)
-    return mean + kept * (x - mean)
+    kept = torch.zeros_like(x, dtype=torch.bool).scatter(-1, x.abs().topk(k, -1).indices, True)
+    return torch.where(kept, x, mean.to(x))
 
 
 def _activations(

@@ -112,15 +112,15 @@ def _small(found: Readings, setup: Setup) -> Figure:
     for place, share in enumerate(KEPT):
         items += _means(
             found,
-            f"loss recovered by the largest {share:.0%} of activations",
+            f"loss recovered by the {max(1, round(share * setup.d_mlp))} largest of {setup.d_mlp} activations",
             "",
             lambda r, place=place: r.recovered[place],
         )
     return Figure(
         name="small-activations",
         title="What small activations carry",
-        text="The loss that the last MLP recovers over its mean output, when of each token only the largest "
-        "activations are kept and the others put to their means. What is missing to 1 is carried by the "
+        text="The loss that the last MLP recovers over its mean output, when of each token only the activations "
+        "of largest size are kept and the others put to their means. What is missing to 1 is carried by the "
         "small ones, where the paper suspects superposition to have gone.",
         items=tuple(items),
         notes=_notes(setup),
@@ -138,7 +138,8 @@ def _means(
         own = [value(r) for r in found[arm]]
         known = [v for v in own if v is not None]
         if len(known) < len(own):
-            void = f"not applicable: {len(own) - len(known)} of {len(own)} models have none"
+            none = len(own) - len(known)
+            void = f"not applicable: {none} of {len(own)} models have none (too few firings, or too small a gain)"
             items.append(Item(item=f"{arm}: {what}", here=void, how=how, unit=unit))
             continue
         mean, width = interval(known)

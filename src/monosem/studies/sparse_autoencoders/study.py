@@ -20,8 +20,8 @@ from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 TITLE = "Sparse autoencoders find highly interpretable features"
 LEAD = (
     "Cunningham et al. 2023, recomputed: dictionaries of a residual stream and of MLP neurons beside the "
-    "bases and components that they should beat, the same features in larger dictionaries, and what latents "
-    "are active on."
+    "bases and components that stand against them, the same features in larger dictionaries, and what "
+    "latents are active on."
 )
 FIGURES = ("curve-residual", "curve-mlp", "sizes", "cases", "missing")
 VERSION = 1
@@ -44,20 +44,14 @@ def sparse_autoencoders(
     The sites are those of the middle layer unless they are given. What is there already, of the same scale,
     model and text, is used again: dictionaries as well as figures.
     """
-    if scale not in SCALES:
-        raise unknown_name("scale", scale, SCALES)
-    for name in figures:
-        if name not in FIGURES:
-            raise unknown_name("figure", name, FIGURES)
-    if out.is_file():
-        raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
+    check(scale, figures, out)
     middle = model.n_layers // 2
     sites = (
         str(model.check_site(residual or f"blocks.{middle}.hook_resid_post")),
         str(model.check_site(mlp or f"blocks.{middle}.mlp.hook_post")),
     )
     chosen = SCALES[scale]
-    store = store or own_text(model, chosen.max_tokens, out)
+    store = store or own_text(model, chosen.max_tokens, out, fresh)
     setting = Setting(chosen, model, store, *sites, out, seed)
     makers: dict[str, Callable[[], Figure]] = {
         "curve-residual": partial(curve, setting, mlp=False),
@@ -69,19 +63,33 @@ def sparse_autoencoders(
     key = content_hash([VERSION, setting.key])
     stages = {name: Stage(make=make, key=key) for name, make in makers.items()}
     wanted = figures or FIGURES
-    found = report.run_stages({name: stages[name] for name in wanted}, out, fresh=fresh)
-    report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
-    return found
+
+    def page() -> None:
+        report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
+
+    return report.run_stages({n: stages[n] for n in wanted}, out, fresh=fresh, done=page)
 
 
-def own_text(model: LanguageModel, max_tokens: int, out: Path) -> TokenStore:
+def check(scale: str, figures: Sequence[str], out: Path) -> None:
+    """Raise for names that do not exist, and for a file where the folder is to be."""
+    if scale not in SCALES:
+        raise unknown_name("scale", scale, SCALES)
+    for name in figures:
+        if name not in FIGURES:
+            raise unknown_name("figure", name, FIGURES)
+    if out.is_file():
+        raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
+
+
+def own_text(model: LanguageModel, max_tokens: int, out: Path, fresh: bool) -> TokenStore:
     """Return the standard library's text as the model reads it, kept in `out`."""
     if not isinstance(model.tokenizer, PreTrainedTokenizerFast):
         raise ConfigError(
             f"`{model.name}` brings no fast tokenizer to read text with. Give a token store."
         )
     config = TokensConfig(max_tokens=max_tokens, context=min(128, model.context or 128))
-    return build_token_store(config, out / "tokens", tokenizer=model.tokenizer)
+    folder = out / f"tokens-{max_tokens or 'all'}"
+    return build_token_store(config, folder, tokenizer=model.tokenizer, fresh=fresh)
 
 
 def missing() -> Figure:

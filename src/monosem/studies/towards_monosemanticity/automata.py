@@ -66,7 +66,7 @@ def automata(setting: Setting) -> Figure:
     }
     return Figure(
         name="automata",
-        title="Little automata",
+        title="Finite-state automata",
         text=(
             f"Latent i leads to latent j where {EDGE:.0%} of j's activation is on the {TOP} tokens whose "
             "logits i raises most above what latents do on average, and j fires at the next token "

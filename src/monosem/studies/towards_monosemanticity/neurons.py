@@ -45,7 +45,7 @@ def neurons(setting: Setting) -> Figure:
     ]
     items += [
         Item(
-            item=f"neuron {unit}: {kinds:.1f} kinds; latents that account for it",
+            item=f"neuron {unit}, of those drawn: {kinds:.1f} kinds; latents that account for it",
             here=f"{latents.needed} ({', '.join(str(i) for i in latents.latents[:6])})",
             how="monosem.metrics.polysemanticity.account",
         )
@@ -58,7 +58,9 @@ def neurons(setting: Setting) -> Figure:
             "Contexts in which a unit fires, weak activations included, clustered in a space of contexts "
             "that was fixed before any unit was looked at. Drawn: units of either sort in order of their "
             f"effective number of kinds. Below, the {len(split)} neurons with most kinds, and the latents "
-            "that together explain four fifths of each, chosen one by one on other contexts."
+            "that would explain four fifths of each, chosen one by one and measured on other contexts: "
+            "where they do not, it says so. The neurons were chosen for the number of kinds that stands "
+            "beside them, which flatters it."
         ),
         drawings=(_drawn(found),),
         captions=("Effective kinds of context",),

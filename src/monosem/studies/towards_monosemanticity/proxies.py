@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from monosem.metrics.measure import Measure
 from monosem.metrics.proxies import Proxy, characters, regex, script, unigram
 from monosem.metrics.sample import Sample
-from monosem.metrics.specificity import Specificity, best_unit, specificity
+from monosem.metrics.specificity import BestUnit, Specificity, best_unit
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.setting import Setting
@@ -37,7 +37,7 @@ class Found:
     latent: int
     correlation: Measure
     closely: Specificity
-    neuron: Measure
+    neuron: BestUnit
 
 
 def proxies(setting: Setting) -> Figure:
@@ -52,15 +52,10 @@ def proxies(setting: Setting) -> Figure:
         if not best.correlation.applicable:
             items += _items(name, best.correlation, None)
             continue
-        closely = specificity(
-            sample.column(best.latent),
-            sample.text.at(values),
-            sample.text.context_of,
-            seed=setting.seed,
-        )
-        neuron = best_unit(basis, values, seed=setting.seed).correlation
-        found.append(Found(name, best.latent, best.correlation, closely, neuron))
-        items += _items(name, best.correlation, found[-1])
+        neuron = best_unit(basis, values, seed=setting.seed)
+        if best.agreement is not None:
+            found.append(Found(name, best.latent, best.correlation, best.agreement, neuron))
+            items += _items(name, best.correlation, found[-1])
     return Figure(
         name="proxies",
         title="Latents for scripts, alphabets and formats",
@@ -108,7 +103,7 @@ def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
         return [first]
     return [
         first,
-        Item(item=f"{name}: the best neuron's", here=str(found.neuron), how=how),
+        Item(item=f"{name}: the best neuron's", here=str(found.neuron.correlation), how=how),
         Item(
             item=f"{name}: specificity, by activation",
             here=str(found.closely.expected),
@@ -118,6 +113,27 @@ def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
         Item(
             item=f"{name}: sensitivity",
             here=str(found.closely.sensitivity),
+            unit="share",
+            how=how,
+        ),
+        *_of_neuron(name, found.neuron, how),
+    ]
+
+
+def _of_neuron(name: str, neuron: BestUnit, how: str) -> list[Item]:
+    if neuron.agreement is None:
+        return []
+    agrees = neuron.agreement
+    return [
+        Item(
+            item=f"{name}: the best neuron's specificity, by activation",
+            here=str(agrees.expected),
+            unit="share",
+            how=how,
+        ),
+        Item(
+            item=f"{name}: the best neuron's sensitivity",
+            here=str(agrees.sensitivity),
             unit="share",
             how=how,
         ),

@@ -164,4 +164,4 @@ class Setting:
             batch_size=self.scale.batch,
             seed=self.seed,
         )
-        return train(config, model, self.store, self.out / name)
+        return train(config, model, self.store, self.out / f"{name}-{self.key[:8]}")

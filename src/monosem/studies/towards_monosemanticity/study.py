@@ -58,6 +58,25 @@ def towards_monosemanticity(
     `second` is a model of the same shape and tokenizer, from another seed. What is there already, of the same
     scale, models and text, is used again: dictionaries as well as figures.
     """
+    check(scale, figures, out)
+    chosen = str(model.check_site(site or "blocks.0.mlp.hook_post"))
+    if second is not None:
+        _check_second(model, second, chosen)
+    store = store or _own_text(model, SCALES[scale].max_tokens, out, fresh)
+    setting = Setting(SCALES[scale], model, store, chosen, out, seed, second)
+    key = content_hash([VERSION, setting.key])
+    stages = {name: Stage(make=partial(make, setting), key=key) for name, make in MAKERS.items()}
+    stages["missing"] = Stage(make=missing, key=key)
+    wanted = figures or FIGURES
+
+    def page() -> None:
+        report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
+
+    return report.run_stages({n: stages[n] for n in wanted}, out, fresh=fresh, done=page)
+
+
+def check(scale: str, figures: Sequence[str], out: Path) -> None:
+    """Raise for names that do not exist, and for a file where the folder is to be."""
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
     for name in figures:
@@ -65,24 +84,20 @@ def towards_monosemanticity(
             raise unknown_name("figure", name, FIGURES)
     if out.is_file():
         raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
-    chosen = str(model.check_site(site or "blocks.0.mlp.hook_post"))
-    if second is not None and second.vocab_size != model.vocab_size:
+
+
+def _check_second(model: LanguageModel, second: LanguageModel, site: str) -> None:
+    """Raise unless `second` has the site, and reads the same ids for the same text."""
+    second.check_site(site)
+    ours, theirs = model.tokenizer, second.tokenizer
+    if ours is None or theirs is None or ours.get_vocab() != theirs.get_vocab():
         raise ConfigError(
-            f"`{second.name}` has {second.vocab_size:,} tokens and `{model.name}` {model.vocab_size:,}: they "
-            "do not read the same text. Name a second model with the same tokenizer."
+            f"`{second.name}` has another vocabulary than `{model.name}`: they do not read the same ids. "
+            "Name a second model with the same tokenizer."
         )
-    store = store or _own_text(model, SCALES[scale].max_tokens, out)
-    setting = Setting(SCALES[scale], model, store, chosen, out, seed, second)
-    key = content_hash([VERSION, setting.key])
-    stages = {name: Stage(make=partial(make, setting), key=key) for name, make in MAKERS.items()}
-    stages["missing"] = Stage(make=missing, key=key)
-    wanted = figures or FIGURES
-    found = report.run_stages({name: stages[name] for name in wanted}, out, fresh=fresh)
-    report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
-    return found
 
 
-def _own_text(model: LanguageModel, max_tokens: int, out: Path) -> TokenStore:
+def _own_text(model: LanguageModel, max_tokens: int, out: Path, fresh: bool) -> TokenStore:
     if not isinstance(model.tokenizer, PreTrainedTokenizerFast):
         raise ConfigError(
             f"`{model.name}` brings no fast tokenizer to read text with. Give a token store."
@@ -93,7 +108,8 @@ def _own_text(model: LanguageModel, max_tokens: int, out: Path) -> TokenStore:
         max_tokens=max_tokens,
         context=min(128, model.context or 128),
     )
-    return build_token_store(config, out / "tokens", tokenizer=model.tokenizer)
+    folder = out / f"tokens-{max_tokens or 'all'}"
+    return build_token_store(config, folder, tokenizer=model.tokenizer, fresh=fresh)
 
 
 def missing() -> Figure:

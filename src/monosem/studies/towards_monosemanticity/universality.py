@@ -52,7 +52,7 @@ def universality(setting: Setting) -> Figure:
     how = "monosem.metrics.universality.similarity; monosem study towards-monosemanticity"
     return Figure(
         name="universality",
-        title="The same features elsewhere",
+        title="The most alike elsewhere",
         text=(
             "For each latent, the unit elsewhere that fires most like it: the largest correlation over the "
             f"same held-out tokens. {what} The paper's medians are of two models: 0.72 for features, and "
@@ -91,7 +91,7 @@ def splitting(setting: Setting) -> Figure:
         items += _edges(name, found[name], b.n_latents)
     return Figure(
         name="splitting",
-        title="Features split",
+        title="Splitting",
         text=(
             "Each latent of a wider dictionary and the one of the next narrower that fires most like it, by "
             f"masked cosine. They are joined above {LEAST_EDGE}, the paper's, and above what "

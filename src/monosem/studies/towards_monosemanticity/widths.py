@@ -49,7 +49,7 @@ def widths(setting: Setting) -> Figure:
         ]
     return Figure(
         name="widths",
-        title="Wider dictionaries explain more",
+        title="What dictionaries of several widths explain",
         text=(
             "Dictionaries of the MLP's neurons, trained on one stream, with a penalty on L1 and dead "
             "latents resampled as in the paper. Their l0 is steered to one value for all, where the paper "

@@ -68,7 +68,7 @@ def mmcs(grid: Grid, seed: int = 0) -> Figure:
             f"{grid.n_features} known features in {grid.d} dimensions, {grid.l0:g} on at once, some "
             "frequent and some rare, groups of them together. Left, how well the true features are found; "
             "right, how well a dictionary's latents are found again in the next larger one, which needs no "
-            "truth. A band of penalties finds most; too small a dictionary finds few whatever its penalty."
+            "truth. In the paper a band of penalties finds most, and too small a dictionary few."
         ),
         drawings=(
             _map(truth, grid, "MMCS with the truth"),

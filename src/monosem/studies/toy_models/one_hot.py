@@ -46,9 +46,9 @@ def one_hot(n_steps: int, n_neurons: tuple[int, ...] = (2, 3, 4), seed: int = 0)
         text=(
             f"{N_FEATURES} features come one at a time, with probabilities 1, 1/2, 1/3 … of each other, and "
             "one neuron at most is on. Under squared error the best neurons take the most frequent "
-            "features, one each, and leave out the rest. Under cross-entropy neurons take several each: "
-            "knowing that it is one of three says more than nothing. Lines: the best of all assignments; "
-            "dots on them: what gradient descent found."
+            "features, one each, and leave out the rest. Under cross-entropy the best neurons take several "
+            "each: knowing that it is one of three says more than nothing. Drawn for each loss: the best of "
+            "all assignments, and what gradient descent found from random starts."
         ),
         drawings=(_drawn(exact, trained, n_neurons),),
         captions=("Features per neuron in use",),

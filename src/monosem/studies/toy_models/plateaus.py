@@ -74,6 +74,9 @@ def _items(models: ToyModels, densities: list[float]) -> tuple[Item, ...]:
     kept = [dimensionality(W[None])[0][W.norm(dim=1) > REPRESENTED] for W in models.W]
     pairs = [float(((each - 0.5).abs() <= NEAR).double().mean()) for each in kept]
     most = max(range(len(pairs)), key=lambda i: pairs[i])
+    every = torch.cat(kept)
+    # As many values as anywhere between the smallest and the largest that there are.
+    chance = torch.linspace(float(every.min()), float(every.max()), 10_001)
     return (
         Item(
             item="dimensions per feature, every feature on",
@@ -88,7 +91,8 @@ def _items(models: ToyModels, densities: list[float]) -> tuple[Item, ...]:
             how=how,
         ),
         Item(
-            item=f"share of kept features in antipodal pairs at density {densities[most]:.2g}",
+            item=f"share of kept features of dimensionality 1/2 ± {NEAR}, at density {densities[most]:.2g}, "
+            "where it is largest",
             here=pairs[most],
             unit="share",
             paper="a plateau at 1/2",
@@ -97,7 +101,7 @@ def _items(models: ToyModels, densities: list[float]) -> tuple[Item, ...]:
         ),
         Item(
             item="share of kept features near a polytope's, all densities",
-            here=near_a_polytope(torch.cat(kept)),
+            here=f"{near_a_polytope(every):.3g} (chance {near_a_polytope(chance):.3g})",
             unit="share",
             how=how,
         ),

@@ -103,7 +103,8 @@ SCALES: dict[str, Scale] = {
     ),
 }
 FIGURES = ("phase", "plateaus", "pairs", "budget", "one-hot", "mmcs")
-"""Those that need nothing but themselves; `worlds` and `undertraining` need a model."""
+"""Those that need nothing but themselves."""
+WITH_A_MODEL = ("worlds", "undertraining")
 
 
 def stages(scale: str, seed: int = 0) -> dict[str, Stage]:
@@ -145,6 +146,8 @@ def toy_models(
             raise unknown_name("figure", name, known)
     if not wanted:
         raise ConfigError("No figure was asked for. Leave `figures` out to have all.")
-    found = report.run_stages({n: known[n] for n in wanted}, out, fresh=fresh)
-    report.write(report.kept(known, out), out, title=TITLE, lead=LEAD)
-    return found
+
+    def page() -> None:
+        report.write(report.kept(known, out, WITH_A_MODEL), out, title=TITLE, lead=LEAD)
+
+    return report.run_stages({n: known[n] for n in wanted}, out, fresh=fresh, done=page)

@@ -22,8 +22,8 @@ from monosem.toy.sparse_features import SparseFeatures
 
 AT_ONCE = 4096
 WORDS = {
-    "frequencies": "frequencies: distance from the world's (passes within the number beside)",
-    "magnitudes": "magnitudes: distance from the world's (passes within the number beside)",
+    "frequencies": "frequencies, distance from the fitted world's",
+    "magnitudes": "magnitudes, distance from the fitted world's",
     "burstiness": "burstiness of l0, 1 if independent",
     "basis": "largest coordinate of a direction, × a random one's",
     "crowding": "largest cosine with another direction, × a random one's",
@@ -76,13 +76,14 @@ def worlds(
     items: list[Item] = []
     curves: dict[str, list[tuple[float, float]]] = {}
     failed: list[str] = []
+    read: dict[str, int] = {}
     for name, dictionary in dictionaries.items():
         site = site_of({name: dictionary}, None)
-        found = measure(
-            firings(dictionary, model, store, site, n_tokens, seed), dictionary.W_dec.detach(), seed
-        )
-        assumptions = beside_a_world(found, n_tokens, seed)
-        items += [_item(f"{name}: {WORDS[a.name]}", a) for a in assumptions]
+        seen = firings(dictionary, model, store, site, n_tokens, seed)
+        found = measure(seen, dictionary.W_dec.detach(), seed)
+        assumptions = beside_a_world(found, seen.n_rows, seed)
+        items += [item for a in assumptions for item in _items(f"{name}: {WORDS[a.name]}", a)]
+        read[name] = seen.n_rows
         curves[name] = [(i + 1.0, float(f)) for i, f in enumerate(found.frequencies)]
         names = failing(assumptions)
         failed.append(f"{name} ({site}): {', '.join(names) if names else 'none fails'}")
@@ -107,16 +108,21 @@ def worlds(
         ),
         captions=("How often each latent fires",),
         items=tuple(items),
-        notes={"tokens": f"{n_tokens:,}"},
+        notes={f"tokens, {name}": f"{n:,}" for name, n in read.items()},
     )
 
 
-def _item(words: str, assumption: Assumption) -> Item:
+def _items(words: str, assumption: Assumption) -> list[Item]:
     verdict = {True: "holds", False: "fails", None: "not applicable"}[assumption.holds]
-    return Item(
+    how = "toy/fitting.py; monosem toy worlds --dictionary …"
+    first = Item(
         item=f"{words}: {verdict}",
         here=assumption.real if assumption.holds is not None else "not applicable",
-        paper=assumption.world,
-        paper_certainty="—",
-        how="toy/fitting.py (beside it: the fitted world); monosem toy worlds --dictionary …",
+        how=how,
     )
+    if assumption.holds is None:
+        return [first]
+    what = (
+        "passes up to" if assumption.name in ("frequencies", "magnitudes") else "the fitted world's"
+    )
+    return [first, Item(item=f"{words}: {what}", here=assumption.world, how=how)]
