@@ -19,6 +19,7 @@ cached_over_sae_lens       the same of reading what was captured before
 sources                    tokens a second and peak memory of each, in a process of its own; without --quick
                            of the model's bare forward too, cut off at the same place, with 32 contexts a
                            pass as sae-lens has them, and of ours with `--matmul onednn`
+cpu_seconds                time of the processor that all of this took, the other processes included
 tokens_per_second          of each part of training live (activations_split.py)
 
 The model of the ratios is a random GPT-2-small, 8 contexts of 128 tokens; times are medians of
@@ -29,6 +30,7 @@ import argparse
 import gc
 import itertools
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -122,10 +124,12 @@ def prefetching(kept: ActivationStore, steps: int, repeats: int) -> dict[str, fl
         return time.perf_counter() - start
 
     run(None)
-    return {
-        name: statistics.median(run(ahead) / run(False) for _ in range(repeats))
-        for name, ahead in (("prefetched_over_sequential", None), ("thread_over_sequential", True))
-    }
+    found: dict[str, list[float]] = {"prefetched_over_sequential": [], "thread_over_sequential": []}
+    for _ in range(repeats):
+        alone = run(False)
+        found["prefetched_over_sequential"].append(run(None) / alone)
+        found["thread_over_sequential"].append(run(True) / alone)
+    return {name: statistics.median(ratios) for name, ratios in found.items()}
 
 
 def shuffling(kept: ActivationStore, steps: int) -> float:
@@ -151,12 +155,12 @@ def shuffling(kept: ActivationStore, steps: int) -> float:
     return fvu(from_store) / fvu(in_memory)
 
 
-def checkpointing(folder: Path) -> float:
+def checkpointing(folder: Path, repeats: int) -> float:
     """Share of the time that checkpoints of a dictionary of 768 → 24,576 take."""
     made = learner(768, 24_576, 10)
     tensors = made.tensors()
     times: list[float] = []
-    for _ in range(3):
+    for _ in range(repeats):
         start = time.perf_counter()
         save_checkpoint(folder, tensors, {})
         times.append(time.perf_counter() - start)
@@ -174,12 +178,13 @@ def job(name: str, folder: Path, n_tokens: int) -> dict[str, float]:
         )
 
     live = name.endswith("live")
+    buffer = 2 ** n_tokens.bit_length() if live else 2**14
     model = gpt2(store) if live else None
     if name in ("ours live", "ours onednn live"):
         assert model is not None
         counted(model.model.get_input_embeddings())
         source: Iterator[Any] = iter(
-            CaptureSource(model, store, SITE, batch_size=batch, buffer_tokens=2**14)
+            CaptureSource(model, store, SITE, batch_size=batch, buffer_tokens=buffer)
         )
     elif name == "bare forward live":
         assert model is not None
@@ -187,9 +192,9 @@ def job(name: str, folder: Path, n_tokens: int) -> dict[str, float]:
         source = bare(model, store)
     elif name == "ours cached":
         kept = ActivationStore.open(folder / "acts")
-        source = iter(StoreSource(kept, SITE, batch_size=batch, buffer_tokens=2**14))
+        source = iter(StoreSource(kept, SITE, batch_size=batch, buffer_tokens=buffer))
     else:
-        peer = peer_source(model, store, folder, SITE, live=live, batch=batch)
+        peer = peer_source(model, store, folder, SITE, live=live, batch=batch, buffer=buffer)
         source = iter(peer)
         if live:
             counted(peer.model.embed)
@@ -241,12 +246,12 @@ def measure(quick: bool) -> dict[str, Any]:
         kept = capture_store(
             CaptureConfig(sites=sites, n_tokens=150_000), small, store, folder / "small"
         )
-        rows |= prefetching(kept, 60, 2 if quick else 9)
+        rows |= prefetching(kept, 30 if quick else 60, 2 if quick else 9)
         rows["overlap_gain"] = None
         rows["int8_fvu"] = max(kept.summary["fvu"].values())
         rows["shuffle_fvu_ratio"] = shuffling(kept, 145)
-        rows["checkpoint_share"] = checkpointing(folder / "checkpoints")
-        n = 16_384 if quick else 65_536
+        rows["checkpoint_share"] = checkpointing(folder / "checkpoints", 2 if quick else 3)
+        n = 8_192 if quick else 65_536
         wide = capture_store(
             CaptureConfig(sites=(SITE,), n_tokens=n, shard_tokens=4096),
             model,
@@ -257,14 +262,15 @@ def measure(quick: bool) -> dict[str, Any]:
         rows["live_over_sae_lens"] = rows["cached_over_sae_lens"] = None
         if ready(model, store, folder, SITE):
             # live: one buffer of ours, of theirs one and two refills of half
-            jobs = JOBS if quick else JOBS + MORE
-            speed = beside_sae_lens(folder, jobs, 16_000, 8 * n, 1 if quick else 3)
+            jobs, n_live = (JOBS, 8_000) if quick else (JOBS + MORE, 16_000)
+            n_cached = 8 * max(n, 16_384)
+            speed = beside_sae_lens(folder, jobs, n_live, n_cached, 1 if quick else 3)
             for kind in ("live", "cached"):
                 ours, theirs = speed[f"ours {kind}"], speed[f"sae-lens {kind}"]
                 quotient = ours["tokens_per_second"] / theirs["tokens_per_second"]
                 rows[f"{kind}_over_sae_lens"] = quotient
             rows["sources"] = speed
-        rows["tokens_per_second"] = split(model, store, 2 if quick else 9)
+        rows["tokens_per_second"] = split(model, store, 1 if quick else 9)
     return rows
 
 
@@ -281,6 +287,10 @@ def main() -> None:
             print(json.dumps(job(given.job, given.folder, given.n)))
         return
     rows = measure(given.quick)
+    rows["cpu_seconds"] = sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
     if given.json:
         print(json.dumps(rows, indent=2))
         return

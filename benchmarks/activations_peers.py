@@ -41,8 +41,12 @@ def peer_source(
     *,
     live: bool,
     batch: int,
+    buffer: int,
 ) -> Any:
-    """Return its store, an endless stream of batches; live of `model`, else of what `ready` wrote."""
+    """Return its store, an endless stream of batches; live of `model`, else of what `ready` wrote.
+
+    `buffer` is how many tokens it holds.
+    """
     os.environ.setdefault("WANDB_MODE", "disabled")
     import datasets
     from sae_lens.training.activations_store import ActivationsStore
@@ -55,7 +59,7 @@ def peer_source(
         "hook_head_index": None,
         "context_size": store.context,
         "d_in": 768,
-        "n_batches_in_buffer": CONTEXTS,
+        "n_batches_in_buffer": buffer // store.context,
         "total_training_tokens": 1,
         "store_batch_size_prompts": 32,
         "train_batch_size_tokens": batch,
@@ -96,13 +100,15 @@ def _hooked(model: LanguageModel) -> Any:
 
 
 def _write(model: LanguageModel, store: TokenStore, cache: Path, site: str) -> None:
-    """Write 16,384 tokens as its runner lays them out: one column of [context d_in], float32."""
+    """Write 16,384 tokens as its runner lays them out: one column of [context d_in], float32.
+
+    The numbers are drawn: who reads them does not look at them.
+    """
     import datasets
 
     datasets.disable_progress_bars()
     contexts = store.tokens(store.contexts("train")[:CONTEXTS])
-    parts = model.captures(torch.from_numpy(contexts).split(2), [site])
-    x = torch.cat([part[site] for part in parts])
+    x = torch.randn(*contexts.shape, model.width(site))
     features = datasets.Features(
         {
             site: datasets.Array2D(shape=(store.context, x.shape[-1]), dtype="float32"),
