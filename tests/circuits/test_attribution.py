@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from monosem.circuits import targets
+from monosem.circuits import attribution, targets
 from monosem.circuits.attribution import attribute, attribute_each
 from monosem.constructions.attention_only import family_row
 from monosem.constructions.conversion import convert
-from monosem.core.errors import ConfigError, MonosemError
+from monosem.core.errors import ConfigError, MonosemError, UnsupportedModelError
 from monosem.dictionaries.topk import TopK, TopKConfig
 from monosem.dictionaries.wiring import Wiring
 from monosem.models.language_model import LanguageModel
@@ -244,6 +244,8 @@ def test_what_cannot_be_attributed_says_why(make, tokens):
         (lambda: targets.neuron(model, 2, 0), "no site"),
         (lambda: targets.direction(model, made.site, torch.zeros(3)), "has width 3"),
         (lambda: targets.feature(model, made, 40, tokens), "0 to 39"),
+        (lambda: targets.feature(model, made, 4, tokens, position=7), "0 to 6"),
+        (lambda: targets.logit_difference(model, 7, 7), "the same"),
         (lambda: targets.feature(model, dictionary(32, ""), 4, tokens), "reads 0 sites"),
         (lambda: attribute(model, tokens, target, dictionaries=[made, made]), "Two dictionaries"),
         (lambda: attribute(model, tokens, target).top(3, "feeling"), "must be one of token"),
@@ -251,6 +253,16 @@ def test_what_cannot_be_attributed_says_why(make, tokens):
     for call, message in cases:
         with pytest.raises(MonosemError, match=message):
             call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_terms_that_do_not_add_up_are_refused(make, tokens, monkeypatch, dtype):
+    model = LanguageModel(make("gpt2").model.to(dtype), name="gpt2")
+    target = targets.logit(model, 7)
+    attribute(model, tokens, target)
+    monkeypatch.setattr(attribution, "_sources", lambda *_: [])
+    with pytest.raises(UnsupportedModelError, match="add up to"):
+        attribute(model, tokens, target)
 
 
 @pytest.mark.parametrize("name", ["1L-a", "stories260k", "babyllama-361", "routing-gpt2"])

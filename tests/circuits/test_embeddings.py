@@ -71,6 +71,8 @@ def test_a_dictionary_of_sparse_rows_beats_principal_directions():
     codes = codes * (torch.rand(1500, 24, generator=generator) < 0.08)
     sparse, pca = embeddings.sparse_fvu(codes @ atoms, k=3)
     assert sparse < 0.6 * pca
+    measured = embeddings._measures("W_E", torch.randn(50, 24), None, True, 0)
+    assert "sparse_fvu" not in measured  # too few rows to learn so many atoms from
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ def test_pairs_are_words_of_small_letters_and_their_variants():
 
 
 def test_all_measures_of_a_model_stand_beside_an_untrained_one(make):
-    model = make("gpt2-silu")
+    model = make("gpt2-silu", n_embd=24)
     counts = torch.randint(0, 50, (61,), generator=torch.Generator().manual_seed(0))
     rows = embeddings.embedding_space(model, counts=counts)
     by_matrix = {name: {r.measure for r in rows if r.matrix == name} for name in ("W_E", "W_U")}

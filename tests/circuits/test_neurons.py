@@ -25,6 +25,8 @@ def rows():
 def test_the_neuron_that_writes_a_token_leads_by_far(planted):
     found = congruence.search(planted)
     assert len(found.writers) == 40
+    assert len(found.nulls) == 10
+    assert found.null == max(found.nulls)
     assert {(w.layer, w.index) for w in found.found} == {(0, NEURON), (0, 5)}
     assert {w.token for w in found.found if w.index == NEURON} == set(VARIANTS)
     leads = [w.lead for w in found.writers]
@@ -89,7 +91,24 @@ def test_a_variant_that_comes_elsewhere_is_not_used_alike(planted, rows):
 def test_areas_under_the_curve_count_ties_half():
     one, other = torch.tensor([1.0, 2.0, 2.0]), torch.tensor([0.0, 1.0, 2.0, 3.0])
     pairs = [(a > b) + (a == b) / 2 for a in one.tolist() for b in other.tolist()]
-    assert neurons._area(one, other) == pytest.approx(sum(pairs) / len(pairs))
+    assert float(neurons._shares(one, other).mean()) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_an_interval_takes_contexts_as_independent_not_tokens(planted, monkeypatch):
+    """Where whole contexts are active, and a token comes in some contexts only, nothing is told."""
+    covered = 0
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(12, 40, (30, 24), generator=generator)
+        often = torch.arange(30)[:, None] < 15
+        rows[(torch.rand(30, 24, generator=generator) < 0.4) & often] = 7
+        active = torch.randn(30, 1, generator=generator) + 0.3 * torch.randn(
+            30, 24, generator=generator
+        )
+        monkeypatch.setattr(neurons, "activations", lambda *_, active=active: active)
+        (one,) = neurons.use(planted, rows, 0, NEURON, [7]).tokens
+        covered += one.low <= 0.5 <= one.high
+    assert covered >= 51  # of 60; with tokens as units it would be less than 30
 
 
 def test_what_feeds_it_is_the_word_it_was_planted_for(planted, rows):
@@ -120,11 +139,11 @@ def test_ablating_it_costs_the_tokens_it_writes(planted, rows, how):
 
 def test_mean_ablation_is_what_it_says(planted, rows):
     site = "blocks.0.mlp.hook_post"
-    mean = neurons.activations(planted, rows, 0, NEURON).mean()
+    mean = neurons.activations(planted, rows, 0, NEURON)[:, 1:].mean()  # BOS is special
 
     def put(x):
         x = x.clone()
-        x[..., NEURON] = mean
+        x[:, 1:, NEURON] = mean
         return x
 
     before = planted.losses(rows)
@@ -151,6 +170,7 @@ def test_what_is_not_there_is_named(planted, make, rows):
         (lambda: congruence.search(make("monosem-attention")), "no MLPs"),
         (lambda: neurons.activations(planted, rows, 0, -1), "0 to 59"),
         (lambda: neurons.ablate(planted, rows, 0, 1, how="negate"), "mean and resample"),
+        (lambda: congruence.search(planted, n_shuffles=0), "at least 1"),
         (lambda: neurons.use(planted, rows, 0, 1, range(40)), "Pass other text"),
     ):
         with pytest.raises(MonosemError, match=message):

@@ -76,7 +76,8 @@ def test_the_embeddings_stand_beside_an_untrained_model(capsys, tmp_path, text):
         (["1L-a", "--neuron", "1.2"], "There is no layer 1"),
         (["1L-a", "--neuron", "0.1", "--embeddings"], "Leave one of them out"),
         (["1L-a", "--n", "0"], "`n` must be at least 1"),
-        (["1L-a", "--text", "none.txt"], "cannot be read as text"),
+        (["1L-a", "--neuron", "0.1", "--text", "none.txt"], "cannot be read as text"),
+        (["1L-a", "--text", "none.txt"], "reads weights, no text"),
     ],
 )
 def test_what_cannot_work_is_said(capsys, given, says):

@@ -47,6 +47,8 @@ KIND_OF = {
 }
 TOLERANCE = 4096.0
 """Units of the number type's roundoff, times Σ |term|, by which the terms may miss the target."""
+LARGEST_GAP = 0.05
+"""The same in any number type: narrow ones round too much for the other to say anything."""
 
 
 def attribute(
@@ -264,7 +266,7 @@ def _layer(model: LanguageModel, parameter: str) -> int | None:
 
 def _check(model: LanguageModel, found: Attributions, epsilon: float) -> None:
     size = sum(float(g.values.double().abs().sum()) for g in found.groups)
-    if abs(found.gap) > TOLERANCE * epsilon * max(size, 1e-30):
+    if abs(found.gap) > min(TOLERANCE * epsilon, LARGEST_GAP) * max(size, 1e-30):
         raise UnsupportedModelError(
             f"The terms of the {found.target} in `{model.name}` add up to {found.total:.6g}, not to "
             f"{found.value:.6g}: something in `{type(model.model).__name__}` is not linear where "

@@ -6,7 +6,8 @@ is what a unit of neuron n adds to the logit of t on the straight path, beside t
 factor that is the same for all neurons and tokens (`models/effects.py`). A token whose best neuron leads
 the second by far has a neuron of its own, as ` an` has in GPT-2 Large (Miller & Neo 2023, "We Found An
 Neuron in GPT-2"). Leads are in standard deviations of the token's congruence with all neurons; how large
-they become without any meaning is found by shuffling the entries of every W_out[n].
+they become without any meaning is found by shuffling the entries of every W_out[n], several times: the
+largest of one shuffle alone varies as much as what is looked for.
 """
 
 import unicodedata
@@ -49,7 +50,9 @@ class Search:
     writers: tuple[Writer, ...]
     """One a token, the largest lead first."""
     null: float
-    """The largest lead of any token when the entries of each neuron's W_out are shuffled."""
+    """The largest lead of any token in any of the shuffles of each neuron's entries."""
+    nulls: tuple[float, ...]
+    """The largest lead of any token in each shuffle."""
 
     @property
     def found(self) -> tuple[Writer, ...]:
@@ -101,10 +104,17 @@ def n_neurons(model: LanguageModel, layer: int) -> int:
 
 
 @torch.no_grad()
-def search(model: LanguageModel, *, seed: int = 0) -> Search:
-    """Return for each token the neuron of all layers that writes it most, those that stand out first."""
+def search(model: LanguageModel, *, n_shuffles: int = 10, seed: int = 0) -> Search:
+    """Return for each token the neuron of all layers that writes it most, those that stand out first.
+
+    Each shuffle takes as long as the search itself.
+    """
+    if n_shuffles < 1:
+        raise ConfigError(f"`n_shuffles` must be at least 1, got {n_shuffles}.")
     best = _leads(model, _all(model))
-    null = _leads(model, _shuffled(model, seed))
+    nulls = tuple(
+        float(_leads(model, _shuffled(model, seed + i)).lead.max()) for i in range(n_shuffles)
+    )
     order = best.lead.argsort(descending=True).tolist()
     writers = tuple(
         Writer(
@@ -116,7 +126,7 @@ def search(model: LanguageModel, *, seed: int = 0) -> Search:
         )
         for token in order
     )
-    return Search(writers=writers, null=float(null.lead.max()))
+    return Search(writers=writers, null=max(nulls), nulls=nulls)
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ frequency_pc       |cosine| between the direction in which rows move with log fr
 roughness          of positions: Σ ‖step‖² / 2 Σ ‖row − mean‖²; 1 if neighbours are strangers, near 0 on a
                    smooth curve
 three_directions   of positions: share of variance in three principal directions
-sparse_fvu         what 8 atoms of a dictionary of the rows leave of unseen rows (FVU)
+sparse_fvu         what 8 atoms of a dictionary of the rows leave of unseen rows (FVU); left out,
+                   as is the next, where there are less than 2.5 rows a dimension
 pca_fvu            what as many principal directions leave
 """
 
@@ -32,7 +33,7 @@ from monosem.models.randomised import untrained
 MOST_ROWS = 4096
 """Rows between which distances are taken, at most."""
 LEARNT_ROWS, K, ROUNDS = 2048, 8, 4
-"""Of the dictionary of rows, which has an atom a dimension: rows, atoms a row, rounds of learning."""
+"""Of the dictionary of rows, which has an atom a dimension: rows (at least), atoms a row, rounds."""
 FOLDS = 5
 
 
@@ -186,9 +187,9 @@ def roughness(x: Float[Tensor, "n d"]) -> float:
 def sparse_fvu(x: Float[Tensor, "n d"], *, k: int = K, seed: int = 0) -> tuple[float, float]:
     """Return what k atoms of a dictionary learnt from most rows leave of the others, and what PCA does.
 
-    A tenth of at most 2048 rows is kept apart; both are centred on the mean of the rest.
+    A tenth of the rows that are looked at is kept apart; both are centred on the mean of the rest.
     """
-    some = _some(x, seed)[:LEARNT_ROWS]
+    some = _some(x, seed, max(LEARNT_ROWS, 3 * x.shape[1]))
     held, seen = some[: len(some) // 10], some[len(some) // 10 :]
     k = min(k, x.shape[1])
     learnt = classical(seen, x.shape[1], k=k, n_rounds=ROUNDS, seed=seed)
@@ -224,11 +225,11 @@ def _measures(
         rows = x.double() - x.double().mean(0)
         first = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -1]
         found |= {"frequency_r2": r2, "frequency_pc": float((first @ direction).abs())}
-    if dictionary:
+    if dictionary and len(x) >= 2.5 * x.shape[1]:
         found["sparse_fvu"], found["pca_fvu"] = sparse_fvu(x, seed=seed)
     return found
 
 
-def _some(x: Float[Tensor, "n d"], seed: int) -> Float[Tensor, "m d"]:
+def _some(x: Float[Tensor, "n d"], seed: int, n: int = MOST_ROWS) -> Float[Tensor, "m d"]:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    return x[order[:MOST_ROWS]]
+    return x[order[:n]]

@@ -1,12 +1,14 @@
 """One neuron on text: before which tokens it is active, what feeds it, and what its absence does.
 
-    use         does its activation tell that the next token is t? (area under the curve, with interval)
+    use         does its activation tell that the next token is t? (area under the curve; its interval takes
+                contexts, not tokens, as independent: Obuchowski 1997)
     feeders     Σ over its largest activations of the attribution terms of its pre-activation
     ablation    its activation replaced by its mean, or by that of another token drawn at random
 
 Negating an activation, or setting it to zero where zero is not its usual value, takes the model to
 where it never is; both replacements here keep the neuron inside what it does. A mean takes away what
-distinguishes tokens; resampling keeps the distribution too.
+distinguishes tokens; resampling keeps the distribution too. Special tokens, such as BOS, are left out of
+both, and of use: their activations are often massive, and of another kind.
 """
 
 import math
@@ -24,7 +26,7 @@ from monosem.models.language_model import LanguageModel
 
 ROWS_AT_ONCE = 8
 FEWEST = 10
-"""Occurrences below which nothing is said of a token."""
+"""Contexts with a token, below which nothing is said of it."""
 HOW = ("mean", "resample")
 
 
@@ -38,9 +40,9 @@ class Use:
     mean: float | None
     """Mean activation there; None without any."""
     area: float | None
-    """Probability that it is larger there than where no token of the set follows; None below 10 positions."""
+    """Probability that it is larger there than where no token of the set follows; None below 10 contexts."""
     low: float | None
-    """Of its 95 % interval (Hanley & McNeil 1982)."""
+    """Of its 95 % interval, contexts drawn anew."""
     high: float | None
 
 
@@ -89,8 +91,8 @@ class Ablation:
     """mean or resample."""
     loss: float
     """Change of the mean loss on all tokens."""
-    loss_error: float
-    """Its standard error."""
+    loss_error: float | None
+    """Its standard error; None of one context."""
     tokens: tuple[tuple[int, int, float | None], ...]
     """Of each token asked for: which, how often it comes, change of its log-probability there."""
 
@@ -117,13 +119,12 @@ def use(
 ) -> Uses:
     """Return how a neuron stands to each of `tokens` on text: where it comes next, and elsewhere."""
     active = activations(model, rows, layer, index)[:, :-1].double().cpu()
-    after = _int64(rows)[:, 1:].cpu()
-    others = torch.isin(after, torch.tensor(list(tokens)), invert=True)
-    rest = active[others]
-    if not len(rest):
+    after, ordinary = _int64(rows)[:, 1:].cpu(), _ordinary(model, rows)[:, :-1].cpu()
+    others = torch.isin(after, torch.tensor(list(tokens)), invert=True) & ordinary
+    if not bool(others.any()):
         raise ConfigError("Every token of the text is one of `tokens`. Pass other text.")
-    found = tuple(_use(token, active[after == token], rest) for token in tokens)
-    return Uses(tokens=found, elsewhere=float(rest.mean()))
+    found = tuple(_use(token, active, (after == token) & ordinary, others) for token in tokens)
+    return Uses(tokens=found, elsewhere=float(active[others].mean()))
 
 
 def feeders(
@@ -176,10 +177,10 @@ def ablate(
         raise ConfigError(f"`how` must be one of {' and '.join(HOW)}, got `{how}`.")
     rows, site = _int64(rows), f"blocks.{layer}.mlp.hook_post"
     active = activations(model, rows, layer, index)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(active.numel(), generator=generator).to(active.device)
-    put = active.flatten()[order].view_as(active)
-    put = torch.full_like(active, float(active.mean())) if how == "mean" else put
+    ordinary, generator = _ordinary(model, rows), torch.Generator().manual_seed(seed)
+    own, put = active[ordinary], active.clone()
+    order = torch.randperm(len(own), generator=generator).to(active.device)
+    put[ordinary] = own.mean() if how == "mean" else own[order]
     changes: list[Tensor] = []
     for part, new in zip(rows.split(ROWS_AT_ONCE), put.split(ROWS_AT_ONCE), strict=True):
 
@@ -193,7 +194,7 @@ def ablate(
             changes.append((model.losses(part) - before).double().cpu())
     change, after = torch.cat(changes), rows[:, 1:].cpu()
     by_row = change.mean(1)
-    error = float(by_row.std() / math.sqrt(len(by_row))) if len(by_row) > 1 else math.nan
+    error = float(by_row.std() / math.sqrt(len(by_row))) if len(by_row) > 1 else None
     return Ablation(
         how=how,
         loss=float(change.mean()),
@@ -202,26 +203,46 @@ def ablate(
     )
 
 
-def _use(token: int, before: Float[Tensor, " n"], rest: Float[Tensor, " m"]) -> Use:
-    n = len(before)
-    mean = float(before.mean()) if n else None
-    if n < FEWEST:
+def _use(
+    token: int,
+    active: Float[Tensor, "batch pos"],
+    before: Bool[Tensor, "batch pos"],
+    others: Bool[Tensor, "batch pos"],
+) -> Use:
+    """Return the area under the curve and its interval, of contexts that are independent of each other.
+
+    The area's error is the sum over contexts of what each adds to it: Σ (P(one > others) − area) / n of
+    the context's positions before the token, and Σ (P(token's > one) − area) / m of its others.
+    """
+    one, rest = active[before], active[others]
+    n, m = len(one), len(rest)
+    mean = float(one.mean()) if n else None
+    if int(before.any(1).sum()) < FEWEST:
         return Use(token=token, n=n, mean=mean, area=None, low=None, high=None)
-    area = _area(before, rest)
-    a, b = area / (2 - area), 2 * area**2 / (1 + area)
-    m = len(rest)
-    variance = area * (1 - area) + (n - 1) * (a - area**2) + (m - 1) * (b - area**2)
-    width = 1.96 * math.sqrt(max(variance, 0.0) / (n * m))
+    above = _shares(one, rest)
+    area = float(above.mean())
+    added = torch.zeros(len(active), dtype=torch.float64)
+    added.index_add_(0, before.nonzero()[:, 0], (above - area) / n)
+    added.index_add_(0, others.nonzero()[:, 0], (1 - _shares(rest, one) - area) / m)
+    n_contexts = int((before | others).any(1).sum())
+    width = 1.96 * math.sqrt(float(added.square().sum()) * n_contexts / (n_contexts - 1))
     low, high = max(area - width, 0.0), min(area + width, 1.0)
     return Use(token=token, n=n, mean=mean, area=area, low=low, high=high)
 
 
-def _area(one: Float[Tensor, " n"], other: Float[Tensor, " m"]) -> float:
-    """Return P(one > other) + P(one = other) / 2, by ranks."""
+def _shares(one: Float[Tensor, " n"], other: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """Return of each of `one` the share of `other` that is less, ties counted half."""
     ordered = other.sort().values
     below = torch.searchsorted(ordered, one)
     ties = torch.searchsorted(ordered, one, right=True) - below
-    return float((below + ties / 2).double().mean() / len(other))
+    return (below + ties / 2).double() / len(other)
+
+
+def _ordinary(model: LanguageModel, rows: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """Return where there is no special token; everywhere, without a tokenizer that knows them."""
+    special = [] if model.tokenizer is None else model.tokenizer.all_special_ids
+    ids = torch.tensor(special, dtype=torch.int64)
+    return torch.isin(_int64(rows).cpu(), ids, invert=True).to(model.device)
 
 
 def _change(

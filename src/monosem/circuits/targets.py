@@ -44,6 +44,10 @@ def logit_difference(
     model: LanguageModel, token: int, other: int | None = None, *, position: int = -1
 ) -> Target:
     """Return the logit of `token` minus that of `other`, or minus the mean of all logits."""
+    if token == other:
+        raise ConfigError(
+            f"The two tokens are the same ({token}), and the difference is 0. Name another one."
+        )
     if other is not None:
         name = f"logit of {_said(model, token)} − logit of {_said(model, other)}"
         return _logits(model, name, {token: 1.0, other: -1.0}, position)
@@ -116,6 +120,8 @@ def feature(
             f"{dictionary.n_latents - 1})."
         )
     (site,) = dictionary.sites_in
+    if not -len(tokens) <= position < len(tokens):
+        raise ConfigError(f"Position {position} is outside the prompt (0 to {len(tokens) - 1}).")
     fitted = for_model(dictionary, model, (site,))
     x = model.capture(tokens[None], [site])[site][0, position].flatten().to(fitted.b_enc.dtype)
     with torch.enable_grad():

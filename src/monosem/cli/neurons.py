@@ -90,6 +90,10 @@ def _check(given: Arguments) -> None:
         raise ConfigError(
             "`--neuron` and `--embeddings` ask for different things. Leave one of them out."
         )
+    if given.text is not None and not (given.neuron or given.embeddings):
+        raise ConfigError(
+            "The search for neurons reads weights, no text. Leave `--text` out, or name a `--neuron`."
+        )
 
 
 def _search(given: Arguments, model: "LanguageModel") -> str:
@@ -116,7 +120,7 @@ def _search(given: Arguments, model: "LanguageModel") -> str:
     head = ["token", "neuron", "congruence", "lead", "it writes", "its tokens"]
     note = (
         f"{len(found.found)} of {len(found.writers):,} tokens have a neuron that leads all others by more "
-        f"than chance gives any token ({found.null:.2f} standard deviations)."
+        f"than any token has in {len(found.nulls)} shuffles ({found.null:.2f} standard deviations)."
     )
     return f"{table.text(head, rows)}\n\n{note}"
 
@@ -126,7 +130,7 @@ def _neuron(given: Arguments, model: "LanguageModel", rows: "Tensor | None") -> 
     from monosem.circuits.neurons import HOW, ablate, feeders, use
 
     layer, index = (int(part) for part in given.neuron.split("."))
-    one = One(written=written(model, layer, index, n_most=given.n))
+    one = One(written=written(model, layer, index))
     if rows is not None:
         tokens = one.written.tokens
         one = One(
@@ -140,7 +144,7 @@ def _neuron(given: Arguments, model: "LanguageModel", rows: "Tensor | None") -> 
         )
     if given.json:
         return json.dumps(_one_json(given, model, one), indent=2)
-    return "\n\n".join(_one_text(model, one))
+    return "\n\n".join(_one_text(model, one, given.n))
 
 
 def _embeddings(given: Arguments, model: "LanguageModel", rows: "Tensor | None") -> str:
@@ -183,7 +187,7 @@ def _offsets(shifts: "list[Offset]") -> str:
     return table.text(head, rows)
 
 
-def _one_text(model: "LanguageModel", one: One) -> list[str]:
+def _one_text(model: "LanguageModel", one: One, n: int) -> list[str]:
     w = one.written
     named = f" (`{w.string}`)" if w.string else ""
     kind = "no token that stands out" if w.kind == "nothing" else w.kind
@@ -193,7 +197,7 @@ def _one_text(model: "LanguageModel", one: One) -> list[str]:
         lost = [dict((t, c) for t, _, c in a.tokens) for a in one.ablations or []]
         rows = [
             [_text(model, t), f"{c:.2f}", *_used(u), *(_signed(by.get(t)) for by in lost)]
-            for t, c, u in zip(w.tokens, w.congruences, uses, strict=True)
+            for t, c, u in list(zip(w.tokens, w.congruences, uses, strict=True))[:n]
         ]
         head = [
             "token",
@@ -213,7 +217,7 @@ def _one_text(model: "LanguageModel", one: One) -> list[str]:
         parts.append(table.text(["fed by", "site", "which", "adds"], rows))
     for a in one.ablations or []:
         parts.append(
-            f"{a.how}-ablated, the loss changes by {a.loss:+.2e} ± {a.loss_error:.1e} nats."
+            f"{a.how}-ablated, the loss changes by {a.loss:+.2e} ± {_error(a.loss_error)} nats."
         )
     return parts
 
@@ -263,6 +267,10 @@ def _text(model: "LanguageModel", token: int) -> str:
 
 def _share(value: float | None) -> str:
     return "—" if value is None else f"{round(value, 3) + 0.0:.3f}"  # no −0.000
+
+
+def _error(value: float | None) -> str:
+    return "—" if value is None else f"{value:.1e}"
 
 
 def _signed(value: float | None) -> str:
