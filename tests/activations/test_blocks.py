@@ -3,6 +3,7 @@
 import itertools
 import re
 import threading
+import weakref
 
 import pytest
 import torch
@@ -39,6 +40,22 @@ def test_blocks_made_ahead_are_the_same_and_made_by_another_thread(model, store,
     assert first == threading.get_ident()
     assert others
     assert threading.get_ident() not in others
+
+
+def test_a_block_is_let_go_of_before_the_next_one_is_made(model, store, monkeypatch):
+    source = CaptureSource(model, store, SITE, **LIVE)
+    made, held, make = [], [], source._made
+
+    def noted(epoch, block):
+        held.append([each for each in made if each() is not None])
+        found = make(epoch, block)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(source, "_made", noted)
+    take(source, 40)
+    assert len(held) > 2
+    assert not any(held), "two blocks were in memory at once"
 
 
 def named() -> list[str]:
