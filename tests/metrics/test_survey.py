@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -143,3 +144,9 @@ def test_rows_that_are_scaled_by_each_activation_are_not_edited(model, worded):
     found = survey({"n": scaled}, model, worded, config, site=SITE, neurons=False)
     voids = {m.void for measures in found["n"].values() for m in measures.values()}
     assert voids == {"not applicable: its rows are scaled by each activation"}
+
+
+def test_the_help_of_measures_names_them_all():
+    source = inspect.getsource(SurveyConfig)
+    said = source[source.index('"""Which:') : source.index("rules: tuple")]
+    assert all(name in said for name in NAMES)

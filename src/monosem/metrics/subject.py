@@ -46,7 +46,8 @@ class SurveyConfig:
     """What is measured, and on how much text."""
 
     measures: tuple[str, ...] = ()
-    """Names of measures."""
+    """Which: geometry, density, mmcs, universality, proxies, polysemanticity, probing, absorption,
+    perturbation, disentanglement, divergence, positions."""
     rules: tuple[str, ...] = ()
     """Rules of proxies: `digits`, `regex:PATTERN`, `script:hebrew`, `characters:dna`, `tokens:1,2`,
     `followed-by:1`, each with a name in front if you like (`NAME=…`). None: those for any text."""
