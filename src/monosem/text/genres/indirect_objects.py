@@ -8,9 +8,10 @@ parts, so that neither a place nor a preference for a name passes.
 
 from random import Random
 
+from monosem.text.genres.common import COMMON
 from monosem.text.genres.genre import Ability, Case, Genre, filled, held_out, training
 from monosem.text.genres.vocabulary import Vocabulary
-from monosem.text.genres.words import GIFTS, NAMES, PLACES
+from monosem.text.genres.words import GIFTS, NAMES, PLACES, POOL
 
 TRAIN = (
     "Then {a} and {b} went to the {place}, and {s} {gave} a {gift} to {o}.",
@@ -48,6 +49,12 @@ MEETINGS = (
     "{a} and {b} left the {place}",
     "{a}, who knew {b}, came back",
     "at the {place} {a} waited for {b}",
+    "{a} and {b} stood in the {place}",
+    "{a} and {b} looked for the {place}",
+    "{a} and {b} were friends",
+    "{a} and {b} had lunch at the {place}",
+    "in the {place} {a} and {b} sang",
+    "near the {place} {a} and {b} had a house",
 )
 JOINS = (
     ", and", ", so", "; then", ". Soon", ". It was late, so", ". After that", ". At last",
@@ -79,6 +86,8 @@ AFTER = (
     "Then {o} went home.",
     "",
 )
+WORDS = tuple(word for word in (*POOL, *COMMON) if word not in NAMES)
+"""They stand for names in a share of the sentences: what is to be learnt is of tokens, not of names."""
 TEST_GIFTS, TRAIN_GIFTS = held_out(GIFTS), training(GIFTS)
 TEST_PLACES, TRAIN_PLACES = held_out(PLACES), training(PLACES)
 
@@ -93,7 +102,7 @@ def write(random: Random) -> str:
     """Return one to three sentences in the form, with asides between them."""
     sentences: list[str] = []
     for _ in range(random.randint(1, 3)):
-        a, b = random.sample(names(test=False), 2)
+        a, b = random.sample(names(test=False) if random.random() < 0.5 else WORDS, 2)
         s, o = (a, b) if random.random() < 0.5 else (b, a)
         parts = {"a": a, "b": b, "s": s, "o": o, "gave": random.choice(GAVE)}
         parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
