@@ -77,7 +77,7 @@ def test_every_claim_of_the_study_holds_of_a_model_of_ones_own_too(folder, capsy
     given = ["attention-only", "--scale", "small", "--model", str(folder), "--json"]
     assert study.main(given) == 0
     claims = json.loads(capsys.readouterr().out)
-    assert sum(c["claim"].startswith(folder.name) for c in claims) == 4
+    assert sum(c["claim"].startswith(folder.name) for c in claims) == 6
     assert len(claims) >= 12
     assert all(set(c) == {"claim", "dtype", "measured", "bound", "holds"} for c in claims)
     assert all(c["holds"] for c in claims)

@@ -1,6 +1,7 @@
 """The study of attention-only transformers: every bound is there first, holds, and would be broken."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -111,6 +112,20 @@ def test_every_claim_holds_of_real_models(data, name):
     assert {c.dtype for c in found} == {"float64", "float32"}
     assert len(found) >= 4
     assert all(c.holds for c in found)
+
+
+@torch.no_grad()
+def test_a_broken_conversion_is_seen(monkeypatch):
+    from monosem.constructions.conversion import Converted
+    from monosem.models.language_model import LanguageModel
+    from monosem.models.randomised import randomised
+
+    module = sys.modules[models.__module__]
+    original = LanguageModel.load("1L-a", device="cpu")
+    other = convert(randomised(original).model)
+    monkeypatch.setattr(module, "convert", lambda *_: Converted(model=other.model, blocks=()))
+    found = list(module._tokens(original))
+    assert [c.holds for c in found] == [False, True, False, False]
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from monosem.studies.attention_only.claim import Claim, checked
 LONGEST, N_ROWS = 64, 4
 """Of the random tokens that models are compared on."""
 LIMIT = 1e-3
-"""Share of the largest logit that no logit of a whole model may differ by: a limit, which no derivation gives."""
+"""Share of the largest logit that no logit may differ by: a limit, which no derivation gives."""
 COVERED = 0.5
 """Share of positions, at least, whose first token leads by more than twice that."""
 
@@ -87,24 +87,36 @@ def _mlps(original: LanguageModel) -> Iterator[Claim]:
 
 
 def _tokens(original: LanguageModel) -> Iterator[Claim]:
-    """Yield where the first token of both must be the same, and is not: nowhere, as the claim has it."""
+    """Yield how far logits may be apart, and that first tokens which lead by more than that are the same."""
     converted, tokens = convert(original.model).model, _random_tokens(original)
-    gap = _gap(original.model, converted, tokens)
+    dtype, limit = original.model.dtype, LIMIT * float(_logits(original.model, tokens).abs().max())
     yield checked(
-        f"{_short(original)}: another first token where the lead is above twice the logits' difference",
-        original.model.dtype,
+        f"{_short(original)}: the largest difference of a logit (limit: {LIMIT:g} of the largest)",
+        dtype,
+        limit,
+        lambda: _gap(original.model, converted, tokens),
+    )
+    yield checked(
+        f"{_short(original)}: positions whose first token leads by less than twice that limit (limit: half)",
+        dtype,
+        1 - COVERED,
+        lambda: float((_leads(original.model, tokens) <= 2 * limit).double().mean()),
+    )
+    yield checked(
+        f"{_short(original)}: another first token at any of the other positions",
+        dtype,
         0.0,
         lambda: float(
             (_first(original.model, tokens) != _first(converted, tokens))[
-                _leads(original.model, tokens) > 2 * gap
+                _leads(original.model, tokens) > 2 * limit
             ].sum()
         ),
     )
     yield checked(
         f"{_short(original)}: greedy text until a lead is below that (tokens that differ)",
-        original.model.dtype,
+        dtype,
         0.0,
-        lambda: _differing(original, converted, tokens),
+        lambda: _differing(original, converted, tokens, limit),
     )
 
 
@@ -146,15 +158,17 @@ def _worst(
 
 
 def _differing(
-    original: LanguageModel, converted: PreTrainedModel, tokens: Int[Tensor, "batch pos"]
+    original: LanguageModel,
+    converted: PreTrainedModel,
+    tokens: Int[Tensor, "batch pos"],
+    limit: float,
 ) -> float:
     start = tokens[:1, : max(1, min(8, original.context // 2))]
     n = min(24, original.context - start.shape[1])
     options = {"max_new_tokens": n, "min_new_tokens": n, "do_sample": False, "pad_token_id": 0}
     one = cast(Any, original.model).generate(start, **options)
     other = cast(Any, converted).generate(start, **options)
-    gap = _gap(original.model, converted, one)
-    unsure = (_leads(original.model, one)[0] <= 2 * gap).nonzero()
+    unsure = (_leads(original.model, one)[0] <= 2 * limit).nonzero()
     begun = start.shape[1]
     later = [int(p) + 1 for p in unsure.flatten() if int(p) + 1 >= begun]
     end = min([*later, one.shape[1]])

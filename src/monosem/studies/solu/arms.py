@@ -99,7 +99,7 @@ class Reading:
     chance: float | None
     """The same share for tokens drawn from anywhere."""
     recovered: tuple[float | None, ...]
-    """For each of `KEPT`, share of the MLP's gain over its mean that is left; None if it is under 0.05 nats."""
+    """For each of `KEPT`, share of the MLP's gain over its mean that is left; None of under 0.05 nats."""
 
 
 def train_arms(

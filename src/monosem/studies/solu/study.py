@@ -110,18 +110,19 @@ def _kinds(found: Readings, setup: Setup) -> Figure:
 def _small(found: Readings, setup: Setup) -> Figure:
     items: list[Item] = []
     for place, share in enumerate(KEPT):
+        n = max(1, round(share * setup.d_mlp))
         items += _means(
             found,
-            f"loss recovered by the {max(1, round(share * setup.d_mlp))} largest of {setup.d_mlp} activations",
+            f"loss recovered by the {n} largest of {setup.d_mlp} activations",
             "",
             lambda r, place=place: r.recovered[place],
         )
     return Figure(
         name="small-activations",
         title="What small activations carry",
-        text="The loss that the last MLP recovers over its mean output, when of each token only the activations "
-        "of largest size are kept and the others put to their means. What is missing to 1 is carried by the "
-        "small ones, where the paper suspects superposition to have gone.",
+        text="The loss that the last MLP recovers over its mean output, when of each token only the "
+        "activations of largest size are kept and the others put to their means. What is missing to 1 is "
+        "carried by the small ones, where the paper suspects superposition to have gone.",
         items=tuple(items),
         notes=_notes(setup),
     )
@@ -139,7 +140,7 @@ def _means(
         known = [v for v in own if v is not None]
         if len(known) < len(own):
             none = len(own) - len(known)
-            void = f"not applicable: {none} of {len(own)} models have none (too few firings, or too small a gain)"
+            void = f"not applicable: {none} of {len(own)} models have none"
             items.append(Item(item=f"{arm}: {what}", here=void, how=how, unit=unit))
             continue
         mean, width = interval(known)
