@@ -56,4 +56,4 @@ def test_the_neuron_of_the_is_hardly_used(tmp_path):
     assert float((neurons.activations(model, rows, 0, 250) > 0).double().mean()) < 0.01
     (the,) = neurons.use(model, rows, 0, 250, [first.token]).tokens
     assert the.n >= neurons.FEWEST
-    assert the.low < 0.5 < the.high
+    assert the.high < 0.55
