@@ -97,7 +97,7 @@ def _tokens(original: LanguageModel) -> Iterator[Claim]:
         lambda: _gap(original.model, converted, tokens),
     )
     yield checked(
-        f"{_short(original)}: positions whose first token leads by less than twice that limit (limit: 3 in 4)",
+        f"{_short(original)}: first tokens that lead by less than twice that limit (limit: 3 in 4)",
         dtype,
         1 - COVERED,
         lambda: float((_leads(original.model, tokens) <= 2 * limit).double().mean()),
