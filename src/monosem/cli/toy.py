@@ -14,6 +14,8 @@ from monosem.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from monosem.dictionaries.base import Dictionary
+    from monosem.studies.report import Stage
+    from monosem.text.store import TokenStore
 
 HELP = "toy models of superposition, figure by figure"
 
@@ -87,49 +89,57 @@ def _with_models(given: Arguments) -> Mapping[str, Any]:
         return {}
     if given.tokens is None:
         raise ConfigError("Give the token store that the model reads: `--tokens STORE`.")
+    if given.dictionary and not given.model:
+        raise ConfigError("Name the model of the dictionaries: `--model NAME`.")
+    from monosem.text.store import TokenStore  # here for start-up time
+
+    store = TokenStore.open(given.tokens)
+    more: dict[str, Any] = {}
+    if given.dictionary:
+        more["worlds"] = _worlds(given, store)
+    if given.checkpoints is not None:
+        more["undertraining"] = _undertraining(given, given.checkpoints, store)
+    return more
+
+
+def _worlds(given: Arguments, store: "TokenStore") -> "Stage":
     # Imported here for start-up time: they bring transformers.
     from monosem.core.config import content_hash
     from monosem.dictionaries.formats.loading import load
     from monosem.models.language_model import load_model
     from monosem.studies.report import Stage
     from monosem.studies.toy_models.study import VERSION
-    from monosem.studies.toy_models.undertraining import undertraining
     from monosem.studies.toy_models.worlds import worlds
-    from monosem.text.store import TokenStore
 
-    store = TokenStore.open(given.tokens)
-    more: dict[str, Any] = {}
-    if given.dictionary:
-        if not given.model:
-            raise ConfigError("Name the model of the dictionaries: `--model NAME`.")
-        names = {folder.name: folder for folder in given.dictionary}
-        if len(names) < len(given.dictionary):
-            names = {str(folder): folder for folder in given.dictionary}
-        loaded = {name: load(folder) for name, folder in names.items()}
-        model = load_model(given.model, device=given.device)
-        hashes = [_content(dictionary) for dictionary in loaded.values()]
-        more["worlds"] = Stage(
-            make=partial(worlds, loaded, model, store, given.n_tokens[0], given.seed),
-            key=content_hash(
-                [VERSION, hashes, model.hash, store.hash, given.n_tokens[0], given.seed]
-            ),
-        )
-    if given.checkpoints is not None:
-        models = {
-            step: load_model(str(path), device=given.device)
-            for step, path in _steps(given.checkpoints).items()
-        }
-        hashes = {str(step): model.hash for step, model in models.items()}
-        asked = [given.site, list(given.n_tokens), given.seed]
-        key = content_hash([VERSION, hashes, store.hash, *asked])
-        folder = given.out / f"undertraining-{key[:8]}"
-        more["undertraining"] = Stage(
-            make=partial(
-                undertraining, models, store, given.site, given.n_tokens, folder, seed=given.seed
-            ),
-            key=key,
-        )
-    return more
+    names = {folder.name: folder for folder in given.dictionary}
+    if len(names) < len(given.dictionary):
+        names = {str(folder): folder for folder in given.dictionary}
+    loaded = {name: load(folder) for name, folder in names.items()}
+    model = load_model(given.model, device=given.device)
+    hashes = [_content(dictionary) for dictionary in loaded.values()]
+    asked = [given.n_tokens[0], given.seed]
+    return Stage(
+        make=partial(worlds, loaded, model, store, *asked),
+        key=content_hash([VERSION, hashes, model.hash, store.hash, *asked]),
+    )
+
+
+def _undertraining(given: Arguments, checkpoints: Path, store: "TokenStore") -> "Stage":
+    # Imported here for start-up time: they bring transformers.
+    from monosem.core.config import content_hash
+    from monosem.models.language_model import load_model
+    from monosem.studies.report import Stage
+    from monosem.studies.toy_models.study import VERSION
+    from monosem.studies.toy_models.undertraining import undertraining
+
+    folders = _steps(checkpoints)
+    models = {s: load_model(str(path), device=given.device) for s, path in folders.items()}
+    hashes = {str(step): model.hash for step, model in models.items()}
+    asked = [given.site, list(given.n_tokens), given.seed]
+    key = content_hash([VERSION, hashes, store.hash, *asked])
+    out = given.out / f"undertraining-{key[:8]}"
+    make = partial(undertraining, models, store, given.site, given.n_tokens, out, seed=given.seed)
+    return Stage(make=make, key=key)
 
 
 def _content(dictionary: "Dictionary[Any]") -> str:

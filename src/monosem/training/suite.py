@@ -5,15 +5,17 @@ OUT/index.json       site -> folders of its dictionaries, with configuration and
 OUT/SITE/            the training run of each site, as `train` leaves it
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from monosem.core import artifact
 from monosem.core.config import Json, to_json
-from monosem.core.errors import unknown_name
+from monosem.core.errors import ConfigError, unknown_name
+from monosem.models.language_model import LanguageModel
 from monosem.rendering.card import card
 from monosem.training.part import Part
 from monosem.training.run import TrainingRun
+from monosem.training.settings import TrainConfig
 
 KIND = "suite"
 INDEX = "index.json"
@@ -73,3 +75,21 @@ def index(parts: list[Part], last: Json) -> Json:
         }
         for part in parts
     }
+
+
+def names(config: TrainConfig, sites: Sequence[str], model: LanguageModel) -> list[str]:
+    """Return the names of a suite's sites, each once; `ConfigError` where they cannot be one's."""
+    if config.target or len(config.sites) > 1 or not sites:
+        raise ConfigError(
+            "A suite trains the same at each of one or more `sites`, by itself: it has no `target`, and "
+            "one `site`. Leave those out."
+        )
+    return [str(model.check_site(site)) for site in dict.fromkeys(sites)]
+
+
+def widths(config: TrainConfig, sites: Sequence[str], model: LanguageModel) -> list[int]:
+    """Return the width of each site, after a check that the dictionaries of `config` fit all of them."""
+    found = [model.width(site) for site in sites]
+    for width in found:
+        config.check_widths((width,), (width,))
+    return found

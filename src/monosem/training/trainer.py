@@ -28,7 +28,6 @@ from monosem.activations.store import ActivationStore
 from monosem.core import artifact
 from monosem.core.artifact import write_json
 from monosem.core.config import Json, to_json
-from monosem.core.errors import ConfigError
 from monosem.core.progress import Bar, progress
 from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
@@ -116,18 +115,11 @@ def train_suite(
     """
     out = Path(out)
     artifact.check_target(out, suites.KIND)
-    if config.target or len(config.sites) > 1 or not sites:
-        raise ConfigError(
-            "A suite trains the same at each of one or more `sites`, by itself: it has no `target`, and "
-            "one `site`. Leave those out."
-        )
-    names = [str(model.check_site(site)) for site in dict.fromkeys(sites)]
+    names = suites.names(config, sites, model)
     where: dict[str, Any] = {"activations": activations, "device": device, "world": world}
     source = source_of(config, model, store, names, **where)
     configs = [dataclasses.replace(config, site=name) for name in source.columns]
-    widths = [model.width(name) for name in source.columns]
-    for width in widths:
-        config.check_widths((width,), (width,))
+    widths = suites.widths(config, list(source.columns), model)
     shares = sharing_of(parallel, config, world, n_sites=len(configs))
     identity: Json = {
         "train": to_json(configs[0]),

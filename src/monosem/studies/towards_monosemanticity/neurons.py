@@ -20,14 +20,7 @@ def neurons(setting: Setting) -> Figure:
     """Return kinds of context of neurons and of latents, and what splits the neurons with most of them."""
     sample = setting.sample
     basis = Sample(sample.text, sample.x, csr_array(sample.x.clamp(min=0).numpy()))
-    contexts = setting.store.contexts("train")
-    some = np.random.default_rng(setting.seed).permutation(len(contexts))[:COUNTED]
-    space = ContextSpace.fit(
-        (setting.store.tokens(np.sort(part) + contexts.start) for part in np.array_split(some, 8)),
-        sample.text,
-        setting.store.vocab_size,
-        seed=setting.seed,
-    )
+    space = _space(setting)
     n = setting.scale.n_units
     found = {
         "latents": of_units(sample, space, n_units=n, seed=setting.seed),
@@ -66,6 +59,18 @@ def neurons(setting: Setting) -> Figure:
         captions=("Effective kinds of context",),
         items=tuple(items),
         notes={"units of each sort": str(n), "fired at least": str(FEWEST)},
+    )
+
+
+def _space(setting: Setting) -> ContextSpace:
+    """Return the space of contexts, made from training text alone."""
+    contexts = setting.store.contexts("train")
+    some = np.random.default_rng(setting.seed).permutation(len(contexts))[:COUNTED]
+    return ContextSpace.fit(
+        (setting.store.tokens(np.sort(part) + contexts.start) for part in np.array_split(some, 8)),
+        setting.sample.text,
+        setting.store.vocab_size,
+        seed=setting.seed,
     )
 
 
