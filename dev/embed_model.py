@@ -20,25 +20,27 @@ from monosem.metrics.abilities import abilities
 from monosem.metrics.language import evaluate_language_model
 from monosem.models.language_model import LanguageModel
 from monosem.models.loading import EMBEDDED
-from monosem.text.tokens import TokenStore
+from monosem.text.store import TRAIN_PREFIX, TokenStore
 
 LIMIT = 4_000_000
+RUN = """**Text.** {corpora}; the training side of the split only.
+{train_tokens:,} tokens, seen {epochs:.1f} times.{drilled}
+
+**Recipe.**
+
+    monosem tokens --corpora {spec} --out runs/{out}-tokens
+    monosem pretrain {preset} --tokens runs/{out}-tokens --n-tokens {n_tokens} \\
+        --batch-contexts {batch} --lr {lr} --seed {seed}{first} --out runs/{out}
+
+{n_steps:,} steps, {hours:.2f} hours of one CPU core ({precision}); `{log}` is the run's log."""
 README = """# {name}
 
 A transformer of {n_layers} layer(s) (d_model {d_model}, {n_heads} heads, {neurons}, context
 {context}, {n_parameters:,} parameters, {vocab:,} byte-level BPE tokens), trained from scratch with
 `monosem pretrain` and rounded to float16.
 
-**Text.** {corpora}; the training side of the split only.
-{train_tokens:,} tokens, seen {epochs:.1f} times.{drilled}
+{runs}
 
-**Recipe.**
-
-    monosem tokens --corpora {spec} --out runs/{name}-tokens
-    monosem pretrain {name} --tokens runs/{name}-tokens --n-tokens {n_tokens} \\
-        --batch-contexts {batch} --lr {lr} --seed {seed}{first} --out runs/{name}
-
-{n_steps:,} steps, {hours:.2f} hours of one CPU core ({precision}); `log.jsonl` is the run's log.
 Text of the interpreter and of installed packages is that of where it ran, so that a rerun
 elsewhere gives a model of the same kind and not the same weights.
 
@@ -71,6 +73,10 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=Path, nargs="+", required=True, help="the run's store first"
     )
+    parser.add_argument(
+        "--earlier", type=Path, nargs="*", default=[], help="RUN TOKENS of each run it goes on from"
+    )
+    parser.add_argument("--preset", help="shape of the model, where NAME is none")
     given = parser.parse_args()
     artifact = read(given.run, "language model")
     out = EMBEDDED / given.name
@@ -84,7 +90,22 @@ def main() -> None:
         values = " | ".join(f"{losses[k]:.3f}" for k in ("loss", "trigram", "bigram", "unigram"))
         rows.append(f"| {' + '.join(f'`{c}`' for c in store.config.corpora)} | {values} |")
     table = one(abilities(LanguageModel.load(out))).replace("\n", "\n    ")
-    (out / "README.md").write_text(readme(given.name, artifact, given.tokens[0], rows, table))
+    runs = []
+    for n in range(len(given.earlier) // 2):
+        run, tokens = given.earlier[2 * n : 2 * n + 2]
+        log = f"log-{n + 1}.jsonl"
+        shutil.copyfile(run / "log.jsonl", out / log)
+        started = f"{given.name}-{n}" if n else ""
+        runs.append(
+            recipe(
+                given, read(run, "language model"), tokens, f"{given.name}-{n + 1}", started, log
+            )
+        )
+    started = f"{given.name}-{len(runs)}" if runs else ""
+    runs.append(recipe(given, artifact, given.tokens[0], given.name, started, "log.jsonl"))
+    stores = [given.tokens[0], *given.earlier[1::2]]
+    text = readme(given.name, artifact, stores, rows, table, runs)
+    (out / "README.md").write_text(text)
     size = sum(p.stat().st_size for p in out.rglob("*"))
     print(f"{out}: {size:,} bytes")
     if size > LIMIT:
@@ -100,13 +121,44 @@ def round_weights(source: Path, out: Path) -> None:
     (out / "model.safetensors").chmod(0o644)
 
 
-def readme(name: str, artifact, tokens: Path, rows: list[str], table: str) -> str:
-    """Fill the README in."""
+def recipe(given, artifact, tokens: Path, out: str, started: str, log: str) -> str:
+    """Return what one run read and how, with its commands."""
     store = TokenStore.open(tokens)
     summary, config = artifact.summary, artifact.config
     weights = " ".join(f"{w:g}" for w in store.config.weights)
     spec = " ".join(store.config.corpora) + (f" --weights {weights}" if weights else "")
-    store_summary = json.loads((tokens / "config.json").read_text())["summary"]
+    first = "".join(f" --{k} {config[k]:g}" for k in ("short", "drill") if k in config)
+    trained = store.config.tokenizer.startswith(TRAIN_PREFIX)
+    tokenizer = store.config.tokenizer if trained else f"runs/{given.name}-1-tokens/tokenizer"
+    share = ":".join(f"{w:g}" for w in store.config.weights)
+    return RUN.format(
+        preset=given.preset or given.name,
+        corpora=", ".join(f"`{c}`" for c in store.config.corpora)
+        + (f", in the proportion {share}" if share else ""),
+        train_tokens=store.n_tokens("train"),
+        epochs=summary["epochs"],
+        spec=f"{spec} --tokenizer {tokenizer} --context {store.context}",
+        n_tokens=config["n_tokens"],
+        batch=config["batch_contexts"],
+        lr=config["lr"],
+        seed=config["seed"],
+        first=first + (f" --start runs/{started}" if started else ""),
+        drilled=DRILLED.format(share=config["drill"]) if config.get("drill") else "",
+        n_steps=summary["n_steps"],
+        hours=summary["seconds"] / 3600,
+        precision=summary["precision"],
+        out=out,
+        log=log,
+    )
+
+
+def readme(
+    name: str, artifact, stores: list[Path], rows: list[str], table: str, runs: list[str]
+) -> str:
+    """Fill the README in."""
+    summary, config = artifact.summary, artifact.config
+    read_ = [json.loads((tokens / "config.json").read_text())["summary"] for tokens in stores]
+    licences = sorted({licence for store in read_ for licence in store["licences"]})
     return README.format(
         name=name,
         **{k: config["model"][k] for k in ("n_layers", "d_model", "n_heads", "context")},
@@ -115,23 +167,10 @@ def readme(name: str, artifact, tokens: Path, rows: list[str], table: str) -> st
         else "no MLP",
         abilities=table,
         n_parameters=summary["n_parameters"],
-        vocab=store.vocab_size,
-        corpora=f"{', '.join(f'`{Path(c).name}`' for c in store.config.corpora)}, in the proportion "
-        f"{':'.join(f'{w:g}' for w in store.config.weights)}",
-        train_tokens=store.n_tokens("train"),
-        epochs=summary["epochs"],
-        spec=f"{spec} --tokenizer train:{store.vocab_size} --context {store.context}",
-        n_tokens=config["n_tokens"],
-        batch=config["batch_contexts"],
-        lr=config["lr"],
-        seed=config["seed"],
-        first="".join(f" --{k} {config[k]:g}" for k in ("short", "drill") if config.get(k)),
-        drilled=DRILLED.format(share=config["drill"]) if config.get("drill") else "",
-        n_steps=summary["n_steps"],
-        hours=summary["seconds"] / 3600,
-        precision=summary["precision"],
+        vocab=read_[0]["vocab_size"],
+        runs="\n\nThen it went on:\n\n".join(runs),
         rows="\n".join(rows),
-        licences=", ".join(store_summary.get("licences", [])),
+        licences=", ".join(licences),
     )
 
 

@@ -59,6 +59,7 @@ class SmallModelConfig:
 
 WIDE = 0.088
 """About 128 ** -0.5: with it a LayerNorm hardly changes the size of what a matrix writes."""
+TWO_LAYERS = SmallModelConfig(n_layers=2, d_mlp=0, context=128, init_std=WIDE)
 PRESETS: dict[str, SmallModelConfig] = {
     "1L": SmallModelConfig(),
     "1L-a": SmallModelConfig(),
@@ -68,7 +69,8 @@ PRESETS: dict[str, SmallModelConfig] = {
     "1L-solu": SmallModelConfig(activation="solu"),
     "1L-solu-norm": SmallModelConfig(activation="solu", mlp_norm=True),
     "2L": SmallModelConfig(n_layers=2),
-    "2L-attn-only": SmallModelConfig(n_layers=2, d_mlp=0, context=128, init_std=WIDE),
+    "2L-attn-only": TWO_LAYERS,
+    "2L-people": TWO_LAYERS,
     "2L-gelu": SmallModelConfig(n_layers=2, activation="gelu", context=128, init_std=WIDE),
     "2L-silu": SmallModelConfig(n_layers=2, activation="silu"),
     "4L": SmallModelConfig(n_layers=4, activation="gelu", context=128, init_std=WIDE),

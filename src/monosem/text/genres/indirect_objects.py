@@ -60,6 +60,11 @@ JOINS = (
     ", and", ", so", "; then", ". Soon", ". It was late, so", ". After that", ". At last",
     ". The sun was low and", ". Nobody else was there. So", ". They had much to say. Then",
 )  # fmt: skip
+MORE = (
+    "", "", "", " with a {w}", " to look for a {w} and a {v}", " on a {w} day", ", far from the {w}",
+    " twice", " for the {w}", ", {w} or {v}, as always",
+)  # fmt: skip
+"""Of many lengths, so that no distance between names tells which is which."""
 GIFTS_GIVEN = (
     "a {gift}",
     "the {gift}",
@@ -105,6 +110,7 @@ def write(random: Random) -> str:
         a, b = random.sample(names(test=False) if random.random() < 0.5 else WORDS, 2)
         s, o = (a, b) if random.random() < 0.5 else (b, a)
         parts = {"a": a, "b": b, "s": s, "o": o, "gave": random.choice(GAVE)}
+        parts |= {"w": random.choice(WORDS), "v": random.choice(WORDS)}
         parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
         text = filled(_template(random), **parts)
         if random.random() < 0.25:
@@ -117,9 +123,14 @@ def _template(random: Random) -> str:
     if random.random() < 0.3:
         return random.choice(TRAIN)
     meeting, given = random.choice(MEETINGS), random.choice(GIFTS_GIVEN)
+    meeting += random.choice(MORE)
     if random.random() < 0.4:
         return f"{random.choice(LINKS)} {meeting}, {{s}} {{gave}} {given} to {{o}}."
     opener, join = random.choice(OPENERS), random.choice(JOINS)
+    if random.random() < 0.3:
+        opener = random.choice(WORDS).title()
+    if random.random() < 0.3:
+        join = f". {random.choice(ASIDES)}"
     return f"{opener} {meeting}{join} {{s}} {{gave}} {given} to {{o}}."
 
 
