@@ -4,9 +4,8 @@
     lr(s) = lr * min(s / warmup, 0.5 (1 + cos(pi (s - warmup) / (n_steps - warmup))))   (down to lr/20)
 
 The unembedding and its softmax are the larger part of a small model's step, so they run in chunks
-of positions whose logits never exist all at once; gradients are those of the plain loss. Contexts
-are visited in a fresh seeded permutation each epoch, which makes the run a function of its step:
-a checkpoint holds weights, Adam's moments and the step, and a resumed run is the same run.
+of positions; gradients are those of the plain loss. Contexts are visited in a fresh seeded
+permutation each epoch: a run is a function of its step, and a resumed one is the same run.
 """
 
 import itertools
@@ -55,7 +54,7 @@ PIECES = (32, 64)
 LOG_EVERY = 20
 """Steps between two lines of the run log."""
 BASELINE_TOKENS = 262_144
-"""Held-out tokens on which the finished model is measured beside n-gram models."""
+"""Held-out tokens on which the finished model is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,12 +265,13 @@ class _Run:
 
     def finish(self) -> Path:
         """Write the artifact from the finished run and remove the checkpoint."""
+        n_read = self.n_steps * self.config.batch_contexts * (1 - self.config.drill)
         summary: Json = {
             "identity": self.identity,
             "n_parameters": sum(p.numel() for p in self.model.parameters()),
             "n_steps": self.n_steps,
             "n_tokens": self.n_steps * self.config.batch_contexts * self.store.context,
-            "epochs": self.n_steps * self.config.batch_contexts / len(self.store.contexts("train")),
+            "epochs": n_read / len(self.store.contexts("train")),
             "precision": "bf16" if self.bf16 else "fp32",
             "seconds": round(self.seconds, 1),
             "start": self.start,

@@ -5,7 +5,8 @@ one the last token stood there twice, each time with another successor, and only
 it tell which is meant: " cold moon bread … warm moon stone … cold moon" → " bread". A head that
 matches one token (Olsson et al. 2022) passes prefix 1 and is at chance, 1/2, on prefixes 2 and 3.
 
-Test cases are random tokens of the model's own vocabulary, so no text can hold them.
+Test cases are random tokens of the model's own vocabulary, so no text can hold them; a model that was
+drilled (`monosem pretrain --drill`) has met their kind, never the case.
 """
 
 import functools
