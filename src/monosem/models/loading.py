@@ -116,8 +116,15 @@ def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase | None:
     folder = Path(place)
     if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return None
+    cached = only_cached(place)
     with _errors(name, place):
-        return AutoTokenizer.from_pretrained(place, local_files_only=only_cached(place))
+        bare = folder.is_dir() and not (folder / "config.json").is_file()
+        config_class = AutoConfig if bare else _classes(place, cached)[0]
+        # Ours is handed over: `transformers` would warn of a type that it does not know.
+        given: dict[str, Any] = {}
+        if config_class is not AutoConfig:
+            given["config"] = config_class.from_pretrained(place, local_files_only=cached)
+        return AutoTokenizer.from_pretrained(place, local_files_only=cached, **given)
 
 
 @contextlib.contextmanager
