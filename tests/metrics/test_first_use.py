@@ -156,7 +156,7 @@ class _EnoughError(Exception):
 def test_features_of_a_processed_model_are_read_as_it_has_them(model, store, tmp_path, monkeypatch):
     read = []
 
-    def fill(folder, dictionary, place, config):
+    def fill(folder, dictionary, place, config, world):
         read.append(place.model)
         raise _EnoughError
 
