@@ -136,3 +136,8 @@ def test_a_model_says_in_a_line_what_it_is(folder):
     said = repr(LanguageModel.load(folder, device="cpu"))
     assert said.startswith(f"<LanguageModel {folder}: ")
     assert said.endswith(", on cpu>")
+
+
+def test_a_preset_without_weights_says_how_to_make_them() -> None:
+    with pytest.raises(UnknownNameError, match="monosem pretrain 1L-b"):
+        LanguageModel.load("1L-b")

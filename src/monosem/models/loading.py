@@ -31,6 +31,7 @@ from monosem.core.errors import (
 )
 from monosem.core.hub import only_cached
 from monosem.models.families import family_of
+from monosem.models.small import PRESETS
 from monosem.models.transformer import MonosemConfig, MonosemForCausalLM
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -146,6 +147,11 @@ def _errors(name: str | Path, place: str) -> Generator[None]:
                 "It needs `config.json` and `model.safetensors`."
             ) from error
         known = embedded_names()
+        if name in PRESETS:
+            raise UnknownNameError(
+                f"`{name}` is a preset whose weights do not come with the package. Make them with "
+                f"`monosem pretrain {name} --tokens STORE --out FOLDER`, and name that folder."
+            ) from error
         raise UnknownNameError(
             f"There is no language model `{name}`: no folder has that name, it is none of the models "
             f"of the package ({', '.join(known)}), and the Hugging Face hub did not give it "

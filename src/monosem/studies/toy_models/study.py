@@ -143,7 +143,7 @@ def toy_models(
     wanted = list(dict.fromkeys(figures)) or list(known)
     for name in wanted:
         if name not in known:
-            raise unknown_name("figure", name, known)
+            raise unknown_name("figure", name, [*known, *WITH_A_MODEL])
     if not wanted:
         raise ConfigError("No figure was asked for. Leave `figures` out to have all.")
 
