@@ -68,8 +68,8 @@ def survey(
     needed = [name for name in config.measures if name in COMPARED]
     if needed and other is None:
         raise ConfigError(
-            f"`{needed[0]}` compares with another dictionary. Name it: `--against FOLDER` "
-            "(`other=Other(dictionary, place)`)."
+            f"`{needed[0]}` compares with another dictionary. Name it: `--against FOLDER` on "
+            "the command line, `other=Other(dictionary, place)` in Python."
         )
     if other is not None:
         other.place.check()
