@@ -60,12 +60,16 @@ def oklab(colour: str) -> Rgb:
 def level(activation: float | int, maximum: float | int) -> int:
     """Return the step of the ramp, 0..`LEVELS`, of `activation`; anything positive is at least 1.
 
-    >>> [level(a, 8.0) for a in (-1.0, 0.0, 1e-9, 4.0, 8.0, 80.0, float("nan"))]
-    [0, 0, 1, 8, 16, 16, 0]
+    >>> [level(a, 8.0) for a in (-1.0, 0.0, 1e-9, 4.0, 8.0, 80.0, float("inf"), float("nan"))]
+    [0, 0, 1, 8, 16, 16, 16, 0]
+    >>> level(float("inf"), float("inf"))
+    16
     """
     if not activation > 0 or not maximum > 0:
         return 0
-    return max(1, round(min(activation / maximum, 1.0) * LEVELS))
+    if activation >= maximum:  # infinite ones too, whose ratio is no number
+        return LEVELS
+    return max(1, round(activation / maximum * LEVELS))
 
 
 def _hex(lab: Rgb) -> str:
