@@ -13,9 +13,9 @@ from monosem.metrics.sample import Sample, draw
 from monosem.metrics.stream import Place
 from monosem.models.language_model import LanguageModel
 from monosem.models.randomised import randomised
+from monosem.studies.running import trained
 from monosem.text.tokens import TokenStore
-from monosem.training.run import TrainingRun
-from monosem.training.trainer import TrainConfig, train
+from monosem.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class Scale:
     """Which of them is looked at closely."""
     n_tokens: int
     """Activations that each is trained on."""
+    n_widest: int
+    """The same of those wider than `main`."""
     batch: int
     """Of them in a step."""
     l0: float
@@ -48,6 +50,7 @@ SCALES: dict[str, Scale] = {
         ratios=(1, 2),
         main=2,
         n_tokens=100_000,
+        n_widest=100_000,
         batch=256,
         l0=16.0,
         n_eval=8_192,
@@ -58,11 +61,12 @@ SCALES: dict[str, Scale] = {
         max_tokens=6_000_000,
         ratios=(1, 2, 8, 32),
         main=8,
-        n_tokens=2_000_000,
-        batch=1024,
+        n_tokens=800_000,
+        n_widest=400_000,
+        batch=512,
         l0=16.0,
         n_eval=65_536,
-        n_density=2_000_000,
+        n_density=500_000,
         n_units=60,
     ),
     "paper": Scale(
@@ -70,6 +74,7 @@ SCALES: dict[str, Scale] = {
         ratios=(1, 2, 8, 32, 64, 256),
         main=8,
         n_tokens=8_000_000_000,
+        n_widest=8_000_000_000,
         batch=8192,
         l0=16.0,
         n_eval=1_048_576,
@@ -96,9 +101,14 @@ class Setting:
 
     @property
     def key(self) -> str:
-        """A hash of all that the figures hang on."""
-        models = [self.model.hash, self.second.hash if self.second else ""]
-        return content_hash([to_json(self.scale), models, self.store.hash, self.site, self.seed])
+        """A hash of what all figures hang on: of two models, the first."""
+        parts = [to_json(self.scale), self.model.hash, self.store.hash, self.site, self.seed]
+        return content_hash(parts)
+
+    @property
+    def key_of_both(self) -> str:
+        """The same for figures that look at the second model too."""
+        return content_hash([self.key, self.second.hash if self.second else ""])
 
     @property
     def place(self) -> Place:
@@ -118,23 +128,21 @@ class Setting:
 
     @cached_property
     def widths(self) -> dict[int, Dictionary[Any]]:
-        """The dictionaries by their width in neurons, trained on one stream."""
-        kinds = tuple(self._kind(r, self.seed) for r in self.scale.ratios)
-        run = self._train("widths", self.model, kinds)
-        return dict(zip(self.scale.ratios, (run[name] for name in run.names), strict=True))
+        """The dictionaries by their width in neurons, trained on one stream from its beginning."""
+        return {
+            ratio: self.main if ratio == self.scale.main else self._trained(self.model, ratio)
+            for ratio in self.scale.ratios
+        }
 
-    @property
+    @cached_property
     def main(self) -> Dictionary[Any]:
         """The dictionary that is looked at closely."""
-        return self.widths[self.scale.main]
+        return self._trained(self.model, self.scale.main)
 
     @cached_property
     def other(self) -> Dictionary[Any]:
         """One of the same width: of the second model, or of another seed where there is none."""
-        kinds = (self._kind(self.scale.main, self.seed + OTHER_SEED),)
-        name = "second-model" if self.second else "second-seed"
-        run = self._train(name, self.second or self.model, kinds)
-        return run[run.names[0]]
+        return self._trained(self.second or self.model, self.scale.main, self.seed + OTHER_SEED)
 
     @cached_property
     def shuffled(self) -> LanguageModel:
@@ -144,24 +152,31 @@ class Setting:
     @cached_property
     def of_shuffled(self) -> Dictionary[Any]:
         """The same dictionary, trained on the shuffled model."""
-        run = self._train("shuffled", self.shuffled, (self._kind(self.scale.main, self.seed),))
-        return run[run.names[0]]
+        return self._trained(self.shuffled, self.scale.main)
 
     @cached_property
     def sample(self) -> Sample:
         """What the main dictionary makes of held-out text."""
         return draw(self.main, self.place, n_tokens=self.scale.n_eval, seed=self.seed)
 
-    def _kind(self, ratio: int, seed: int) -> ReLUConfig:
-        n = ratio * self.model.width(self.site)
-        return ReLUConfig(n_latents=n, l0=self.scale.l0, seed=seed)
+    def n_tokens(self, ratio: int) -> int:
+        """Activations that a dictionary of this width is trained on."""
+        return self.scale.n_widest if ratio > self.scale.main else self.scale.n_tokens
 
-    def _train(self, name: str, model: LanguageModel, kinds: tuple[ReLUConfig, ...]) -> TrainingRun:
+    def _trained(
+        self, model: LanguageModel, ratio: int, seed: int | None = None
+    ) -> Dictionary[Any]:
+        kind = ReLUConfig(
+            n_latents=ratio * model.width(self.site),
+            l0=self.scale.l0,
+            seed=self.seed if seed is None else seed,
+        )
         config = TrainConfig(
             site=self.site,
-            dictionaries=kinds,
-            n_tokens=self.scale.n_tokens,
+            dictionaries=(kind,),
+            n_tokens=self.n_tokens(ratio),
             batch_size=self.scale.batch,
             seed=self.seed,
         )
-        return train(config, model, self.store, self.out / f"{name}-{self.key[:8]}")
+        run = trained(config, model, self.store, self.out, name=f"{ratio}x")
+        return run[run.names[0]]

@@ -14,6 +14,7 @@ from monosem.studies.report import Figure, Item, Stage
 from monosem.studies.towards_monosemanticity.automata import automata
 from monosem.studies.towards_monosemanticity.control import control
 from monosem.studies.towards_monosemanticity.effects import effects
+from monosem.studies.towards_monosemanticity.joint_map import joint_map
 from monosem.studies.towards_monosemanticity.neurons import neurons
 from monosem.studies.towards_monosemanticity.proxies import proxies
 from monosem.studies.towards_monosemanticity.setting import SCALES, Setting
@@ -32,12 +33,15 @@ MAKERS: dict[str, Callable[[Setting], Figure]] = {
     "proxies": proxies,
     "universality": universality,
     "splitting": splitting,
+    "joint-map": joint_map,
     "neurons": neurons,
     "automata": automata,
     "effects": effects,
     "control": control,
 }
 FIGURES = (*MAKERS, "missing")
+OF_BOTH = ("universality",)
+"""Figures that hang on the second model: the others are kept when one is named later."""
 VERSION = 1
 
 
@@ -64,15 +68,21 @@ def towards_monosemanticity(
         _check_second(model, second, chosen)
     store = store or _own_text(model, SCALES[scale].max_tokens, out, fresh)
     setting = Setting(SCALES[scale], model, store, chosen, out, seed, second)
-    key = content_hash([VERSION, setting.key])
-    stages = {name: Stage(make=partial(make, setting), key=key) for name, make in MAKERS.items()}
-    stages["missing"] = Stage(make=missing, key=key)
+    stages = {
+        name: Stage(make=partial(make, setting), key=_key(name, setting))
+        for name, make in MAKERS.items()
+    }
+    stages["missing"] = Stage(make=missing, key=_key("missing", setting))
     wanted = figures or FIGURES
 
     def page() -> None:
         report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
 
     return report.run_stages({n: stages[n] for n in wanted}, out, fresh=fresh, done=page)
+
+
+def _key(name: str, setting: Setting) -> str:
+    return content_hash([VERSION, name, setting.key_of_both if name in OF_BOTH else setting.key])
 
 
 def check(scale: str, figures: Sequence[str], out: Path) -> None:
@@ -120,7 +130,6 @@ def missing() -> Figure:
             "explanations come later",
         ),
         "the human rubric": ("medians 12 of 14 for features, 0 for neurons", "it needs people"),
-        "the joint map of two dictionaries": ("UMAP, HDBSCAN", "maps come later"),
     }
     return Figure(
         name="missing",

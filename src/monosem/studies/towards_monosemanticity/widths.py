@@ -62,7 +62,12 @@ def widths(setting: Setting) -> Figure:
         ),
         captions=("What is left of the variance", "Loss recovered"),
         items=tuple(items),
-        notes={"site": setting.site, "tokens trained on": f"{setting.scale.n_tokens:,}"},
+        notes={
+            "site": setting.site,
+            "tokens trained on": ", ".join(
+                f"{r} × {setting.n_tokens(r):,}" for r in setting.widths
+            ),
+        },
     )
 
 
