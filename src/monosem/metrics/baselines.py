@@ -1,16 +1,24 @@
 """Baselines of a site, fitted to its training split: what a dictionary there must beat.
 
-    random     random unit directions, as many as the dictionary has latents, about the mean of the
-               sample and at the length that explains it best
-    pca, ica   axes with a latent for each sign; the k largest kept
-    nmf        as many factors as the site is wide, codes by non-negative least squares; for neurons
-    classical  sparse coding, an atom a dimension, k of them by orthogonal matching pursuit
+    random             random unit directions, as many as the dictionary has latents, about the mean of
+                       the sample and at the length that explains it best
+    pca, ica           axes with a latent for each sign; the k largest kept
+    pca-one, ica-one   one latent an axis, for the sign to which its coordinates are skewed
+    pca-first          the first k principal axes, whatever the vector: the best k dimensions
+    nmf                as many factors as the site is wide, 128 at most, codes not negative; for neurons
+                       after a ReLU
+    classical          sparse coding, an atom a dimension, k of them by orthogonal matching pursuit
+    lasso              the same atoms, codes under an L1 penalty
 
-k is the l0 of the dictionary they stand beside. The neuron basis is measured without being asked for
+k is the l0 of the dictionary they stand beside; the penalty of `nmf` and `lasso` is that under which k
+latents fire in the mean (none, where no more do). The neuron basis is measured without being asked for
 (`evaluate.py`).
 """
 
+import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -18,15 +26,32 @@ from torch import Tensor
 
 from monosem.core.errors import ConfigError, unknown_name
 from monosem.core.progress import progress
+from monosem.dictionaries.coded import Coded
 from monosem.dictionaries.fitted import classical, ica, nmf, pca
 from monosem.dictionaries.linear import Linear, LinearConfig
 from monosem.metrics.stream import AnyDictionary, Place, activations, blocks, first, visit
 
-BASELINES = ("random", "pca", "ica", "nmf", "classical")
+BASELINES = (
+    "random",
+    "pca",
+    "pca-first",
+    "pca-one",
+    "ica",
+    "ica-one",
+    "nmf",
+    "classical",
+    "lasso",
+)
 ROWS_AT_ONCE = 2048
 """Rows that are encoded at once in fitting."""
-CLASSICAL_ROWS, CLASSICAL_ROUNDS = 8192, 8
-"""What classical dictionary learning sees: a minute's work at a site 512 wide, on one core."""
+CODED_ROWS, CLASSICAL_ROUNDS = 8192, 8
+"""What classical dictionary learning and NMF see: a minute's work at a site 512 wide, on one core."""
+MOST_FACTORS = 128
+"""Of NMF: each of its rounds costs their square for every row."""
+PENALTY_ROWS, PENALTY_ROUNDS = 256, 8
+"""Rows on which a penalty is sought, and halvings of its logarithm."""
+LOWEST_PENALTY = 1e-3
+"""Of the penalties that are tried, as a share of that which nothing survives."""
 FEWEST_A_DIMENSION = 4
 """Rows of a sample for each dimension of the site, below which nothing is fitted."""
 
@@ -55,24 +80,21 @@ def fit_baselines(
     check_baselines(names)
     if not names:
         return {}
-    x = sample(place, n_tokens, seed, batch)
-    if len(x) < FEWEST_A_DIMENSION * x.shape[1]:
-        raise ConfigError(
-            f"{len(x):,} activations are too few to fit baselines {x.shape[1]} wide. Raise "
-            f"`n_baseline_tokens` to {FEWEST_A_DIMENSION * x.shape[1]:,} or more."
-        )
+    fitted = Fitted(sample(place, n_tokens, seed, batch), n_latents=n_latents, seed=seed)
     found: dict[str, AnyDictionary] = {}
     with progress("baselines", len(names)) as bar:
         for name in names:
-            found[name] = _fit(name, x, n_latents, k, seed)
+            found[name] = fitted.at(name, k)
             bar.advance()
     return found
 
 
 @torch.no_grad()
-def sample(place: Place, n_tokens: int, seed: int, batch: int) -> Float[Tensor, "sample d_in"]:
-    """Return about `n_tokens` activations of ordinary tokens of the training split, on the CPU."""
-    contexts = first(visit(place.store, "train", seed), place.store, n_tokens)
+def sample(
+    place: Place, n_tokens: int, seed: int, batch: int, split: Literal["train", "heldout"] = "train"
+) -> Float[Tensor, "sample d_in"]:
+    """Return about `n_tokens` activations of ordinary tokens of a split, on the CPU."""
+    contexts = first(visit(place.store, split, seed), place.store, n_tokens)
     device = place.model.device
     parts = [
         activations(place, block)[block.ordinary.to(device)].cpu()
@@ -81,20 +103,137 @@ def sample(place: Place, n_tokens: int, seed: int, batch: int) -> Float[Tensor, 
     return torch.cat(parts)[:n_tokens]
 
 
-def _fit(
-    name: str, x: Float[Tensor, "sample d_in"], n_latents: int, k: int, seed: int
-) -> AnyDictionary:
-    width = x.shape[1]
-    if name == "random":
-        return _random(x, n_latents, k, seed)
-    if name == "pca":
-        return pca(x, k=min(k, 2 * width))
-    if name == "ica":
-        return ica(x, k=min(k, 2 * width), seed=seed)
-    if name == "nmf":
-        return nmf(x, width, seed=seed)
-    few = x[:CLASSICAL_ROWS]
-    return classical(few, width, k=min(k, width), n_rounds=CLASSICAL_ROUNDS, seed=seed)
+class Fitted:
+    """Baselines of one sample: what is fitted is fitted once, for however many k."""
+
+    def __init__(
+        self,
+        x: Float[Tensor, "sample d_in"],
+        *,
+        n_latents: int,
+        seed: int = 0,
+        n_coded: int = CODED_ROWS,
+    ) -> None:
+        """Take activations of the training split; `n_latents` is how many random directions there are.
+
+        Atoms and factors are learned from the first `n_coded` of them. `ConfigError` where they are too few
+        for their width.
+        """
+        if len(x) < FEWEST_A_DIMENSION * x.shape[1]:
+            raise ConfigError(
+                f"{len(x):,} activations are too few to fit baselines {x.shape[1]} wide. Raise "
+                f"`n_baseline_tokens` to {FEWEST_A_DIMENSION * x.shape[1]:,} or more."
+            )
+        self.x, self.n_latents, self.seed, self.n_coded = x, n_latents, seed, n_coded
+
+    def at(self, name: str, k: int) -> AnyDictionary:
+        """Return the baseline `name` of which `k` latents fire; `ConfigError` where there is none."""
+        check_baselines([name])
+        if name == "random":
+            return _random(self.x, self.n_latents, k, self.seed)
+        if name == "pca-first":
+            return _first(self._pca, k)
+        if name in ("pca", "ica"):
+            return _keeping(self._pca if name == "pca" else self._ica, k)
+        if name in ("pca-one", "ica-one"):
+            return _one_sign(self._pca if name == "pca-one" else self._ica, self.x, k)
+        if name == "classical":
+            return _coding(self._atoms, "omp", k=min(k, self.x.shape[1]))
+        return _penalised(self._factors if name == "nmf" else self._atoms, self.x, k)
+
+    @cached_property
+    def _pca(self) -> Linear:
+        return pca(self.x)
+
+    @property
+    def _ica(self) -> Linear:
+        if isinstance(self._tried, ConfigError):
+            raise self._tried
+        return self._tried
+
+    @cached_property
+    def _tried(self) -> Linear | ConfigError:
+        """ICA, or why there is none: that takes as long to find out, and is asked for again."""
+        try:
+            return ica(self.x, seed=self.seed)
+        except ConfigError as error:
+            return error
+
+    @cached_property
+    def _factors(self) -> Coded:
+        n = min(self.x.shape[1], MOST_FACTORS)
+        return nmf(self.x[: self.n_coded], n, seed=self.seed)
+
+    @cached_property
+    def _atoms(self) -> Coded:
+        few, width = self.x[: self.n_coded], self.x.shape[1]
+        return classical(few, width, k=1, n_rounds=CLASSICAL_ROUNDS, seed=self.seed)
+
+
+def _keeping(axes: Linear, k: int) -> Linear:
+    called = axes.config.directions
+    k = min(k, axes.n_latents)
+    return Linear.of(axes.W_dec, axes.W_enc, b_enc=axes.b_enc, b_dec=axes.b_dec, k=k, called=called)
+
+
+def _first(axes: Linear, k: int) -> Linear:
+    """Return the first k of the axes, each with both signs: of every one, one latent fires."""
+    width = axes.n_latents // 2
+    k = min(k, width)
+    rows = torch.cat([torch.arange(k), width + torch.arange(k)])
+    called = f"{axes.config.directions}, the first {k}"
+    return Linear.of(
+        axes.W_dec[rows],
+        axes.W_enc[:, rows],
+        b_enc=axes.b_enc[rows],
+        b_dec=axes.b_dec,
+        called=called,
+    )
+
+
+def _one_sign(axes: Linear, x: Float[Tensor, "sample d_in"], k: int) -> Linear:
+    """Return each axis with the sign to which its coordinates on `x` are skewed."""
+    width = axes.n_latents // 2
+    third = sum(
+        ((part - axes.b_dec) @ axes.W_enc[:, :width]).double().pow(3).sum(0)
+        for part in x.split(ROWS_AT_ONCE)
+    )
+    assert isinstance(third, Tensor)  # the sample is not empty
+    rows = torch.arange(width) + width * (third < 0)
+    called = f"{axes.config.directions}, one sign"
+    k = min(k, width)
+    return Linear.of(axes.W_dec[rows], axes.W_enc[:, rows], b_dec=axes.b_dec, k=k, called=called)
+
+
+def _coding(
+    atoms: Coded, codes: Literal["omp", "lasso"], *, k: int = 1, alpha: float = 0.0
+) -> Coded:
+    """Return the same atoms with codes of another kind; a sign has a latent where it had one."""
+    made = Coded(dataclasses.replace(atoms.config, codes=codes, k=k, alpha=alpha))
+    signed = codes == "omp"
+    made.set_atoms_(atoms.W_dec[: atoms.n_latents // 2] if signed else atoms.W_dec)
+    made.b_dec.copy_(atoms.b_dec)
+    return made
+
+
+@torch.no_grad()
+def _penalised(atoms: Coded, x: Float[Tensor, "sample d_in"], k: int) -> Coded:
+    """Return codes under the penalty that leaves about `k` latents of a vector."""
+    rows = x[:PENALTY_ROWS]
+    largest = float(((rows - atoms.b_dec) @ atoms.W_dec.t()).max().clamp_min(1e-30))
+    made = _coding(atoms, "lasso")
+    if _l0(made, rows) <= k:
+        return made
+    low, high = LOWEST_PENALTY, 1.0
+    for _ in range(PENALTY_ROUNDS):
+        middle = (low * high) ** 0.5
+        made = _coding(atoms, "lasso", alpha=middle * largest)
+        low, high = (middle, high) if _l0(made, rows) > k else (low, middle)
+    return made
+
+
+def _l0(dictionary: Coded, x: Float[Tensor, "sample d_in"]) -> float:
+    return len(dictionary.encode_sparse(x).active()) / len(x)
 
 
 def _random(x: Float[Tensor, "sample d_in"], n_latents: int, k: int, seed: int) -> Linear:

@@ -1,137 +1,159 @@
 """Faithful and sparse: what is left of the variance against how many latents fire, beside baselines.
 
-Every baseline is measured at the l0 that the dictionary beside it has on the same held-out tokens: the
-k largest of its coordinates are kept.
+Every baseline is measured at the l0 that the dictionary beside it has: the k largest of its coordinates
+are kept, or its codes have the penalty that leaves as many.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
-from monosem.core.config import Json
-from monosem.dictionaries.base import Dictionary
-from monosem.metrics.evaluate import ALL_NEURONS, NEURONS, evaluate_many
+from monosem.rendering import table
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
+from monosem.studies.sparse_autoencoders.beside import IDENTITY, OURS, Beside, Row, measured, words
 from monosem.studies.sparse_autoencoders.setting import Setting
 
-OURS = "dictionary"
-WORDS = {
-    NEURONS: "coordinates",
-    "random": "random directions",
-    "pca": "PCA",
-    "ica": "ICA",
-    "nmf": "NMF",
-}
+HOW = "studies/sparse_autoencoders/beside.py; monosem study sparse-autoencoders-find-features"
+BASES, CODES, ONE_SIGN = (
+    (OURS, "neurons", "random", "pca", "ica"),
+    (OURS, "nmf", "classical", "lasso"),
+    (OURS, "pca-first", "pca-one", "ica-one"),
+)
+"""Drawn together."""
 
 
 def curve(setting: Setting, *, mlp: bool) -> Figure:
-    """Return FVU and loss recovered against l0, at the residual site or at the MLP's neurons."""
+    """Return FVU and perplexity against l0, at the residual site or at the MLP's neurons."""
     site = setting.mlp if mlp else setting.residual
-    rows = measured(setting.neurons if mlp else setting.curve, setting, site)
+    found = measured(list((setting.neurons if mlp else setting.curve).values()), setting, site)
     name = "mlp" if mlp else "residual"
     where = "MLP neurons" if mlp else "the residual stream"
+    drawn = [
+        (f"{label}: {what}", _drawn(found, site, some, key, label))
+        for key, label in (("fvu", "FVU, held out"), ("perplexity", "perplexity, spliced"))
+        for what, some in (("bases", BASES), ("codes", CODES), ("few or half axes", ONE_SIGN))
+        if len([n for n in some if n in found.rows]) > 1
+    ]
     return Figure(
         name=f"curve-{name}",
         title=f"Sparse and faithful, at {where}",
         text=(
-            f"{'Untied' if mlp else 'Tied'} dictionaries with a penalty on L1, beside neurons, random "
-            "directions and the components of PCA and ICA, of which the k largest are kept: as many as "
-            "latents of the dictionary fire. " + _who_won(rows)
+            f"{'Untied' if mlp else 'Tied'} dictionaries with a penalty on L1, and every baseline with as "
+            "many latents on. The codes of classical dictionary learning and NMF are solved for each "
+            f"vector; all others are read off by one product. {who_won(found, site)}"
         ),
-        drawings=(
-            _drawn(rows, "fvu", "FVU, held out"),
-            _drawn(rows, "perplexity", "perplexity with the reconstruction spliced in"),
+        drawings=(*(drawing for _, drawing in drawn), _table(found, site)),
+        captions=(
+            *(caption for caption, _ in drawn),
+            "FVU, and loss recovered of the mean ablation, at the l0 reached; the most faithful first",
         ),
-        captions=("What is left of the variance", "Perplexity"),
-        items=(*_items(rows, name), *(() if mlp else (_paper(rows),))),
-        notes={"site": site, "tokens trained on": f"{setting.scale.n_tokens:,}"},
+        items=(*_items(found, name, site), *(() if mlp else (_paper(found),))),
+        notes={
+            "site": site,
+            "tokens trained on": f"{setting.scale.n_tokens:,}",
+            "tokens baselines are fitted to": f"{setting.scale.n_fit:,}",
+            "held-out tokens": f"{setting.scale.n_eval:,}",
+            "one sign": "each axis read for the sign to which its coordinates are skewed",
+            "PCA and ICA": "two latents an axis, one a sign, as signed coordinates are; the k largest",
+        },
     )
 
 
-def _who_won(rows: list[dict[str, Json]]) -> str:
+def who_won(found: Beside, site: str) -> str:
     """Return in words which baselines leave less of the variance than the dictionary, and where."""
-    better = [
-        f"{WORDS.get(name, name)} at l0 {row[OURS]['l0']:.0f}"
-        for row in rows
-        for name, measures in row.items()
-        if name not in (OURS, ALL_NEURONS) and value(measures, "fvu") < value(row[OURS], "fvu")
-    ]
-    if not better:
+    beaten: list[str] = []
+    for name, rows in found.rows.items():
+        if name in (OURS, IDENTITY):
+            continue
+        at = [
+            f"{ours.l0:.0f}"
+            for ours, row in zip(found.rows[OURS], rows, strict=True)
+            if row.fvu < ours.fvu
+        ]
+        if at:
+            beaten.append(f"{words(name, site)} (l0 {', '.join(at)})")
+    if not beaten:
         return "At every l0 here the dictionary leaves less of the variance than any of them."
-    return f"Less of the variance than the dictionary is left by {', '.join(better)}."
+    return f"Less of the variance than the dictionary is left by {'; '.join(beaten)}."
 
 
-def _paper(rows: list[dict[str, Json]]) -> Item:
-    row = rows[-1][OURS]
-    return Item(
-        item=f"perplexity without and with the reconstruction, at the largest l0 here ({row['l0']:.1f})",
-        here=f"{without(row):.1f} → {value(row, 'perplexity'):.1f}",
-        paper="25 → 40 (Pythia-70M, layer 2; its l0 is not known to us)",
-        paper_certainty="read in the paper",
-        how="monosem.metrics.evaluate.evaluate_many; monosem study sparse-autoencoders-find-features",
-    )
-
-
-def measured(
-    dictionaries: Mapping[float, Dictionary[Any]], setting: Setting, site: str
-) -> list[dict[str, Json]]:
-    """Return the measures of each dictionary and of the baselines at its l0, by name."""
-    config = replace(setting.measuring, baselines=setting.scale.baselines)
-    return [
-        evaluate_many({OURS: dictionary}, setting.model, setting.store, config, site=site)
-        for dictionary in dictionaries.values()
-    ]
-
-
-def value(row: Json, key: str) -> float:
-    """Return a measure of one evaluation; `perplexity` is e to its loss, spliced."""
-    if key == "perplexity":
-        return math.exp(row["loss"] + row["delta_ce"])
-    found = row[key]
-    return math.nan if found is None else float(found)
-
-
-def _drawn(rows: list[dict[str, Json]], key: str, label: str) -> str:
-    names = [n for n in rows[0] if n != ALL_NEURONS]
+def _drawn(found: Beside, site: str, names: tuple[str, ...], key: str, label: str) -> str:
     series = {
-        WORDS.get(name, name): [(float(row[name]["l0"]), value(row[name], key)) for row in rows]
+        words(name, site): [(row.l0, float(getattr(row, key))) for row in found.rows[name]]
         for name in names
+        if name in found.rows
     }
     return str(
         svg(
             series,
             title=label,
             x=Axis(label="l0", log=True),
-            y=Axis(label=label, log=key == "perplexity"),
+            y=Axis(
+                label=label,
+                log=key == "perplexity",
+                low=0.0 if key == "fvu" else None,
+                high=min(1.2, _largest(found)) if key == "fvu" else None,
+                marks=(found.plain,) if key == "perplexity" else (),
+            ),
         )
     )
 
 
-def _items(rows: list[dict[str, Json]], where: str) -> list[Item]:
-    how = "monosem.metrics.evaluate.evaluate_many; monosem study sparse-autoencoders-find-features"
+def _largest(found: Beside) -> float:
+    known = [row.fvu for rows in found.rows.values() for row in rows if math.isfinite(row.fvu)]
+    return max(known, default=1.0)
+
+
+def _table(found: Beside, site: str) -> str:
+    """Return all of them as a table: a row a method, two columns a dictionary."""
+    ours = found.rows[OURS]
+    header = ["", *(f"FVU at {row.l0:.1f}" for row in ours)]
+    header += [f"recovered at {row.l0:.1f}" for row in ours]
+    rows = [[words(name, site), *_cells(some, len(ours))] for name, some in sorted_rows(found)]
+    return str(table.html(header, rows))
+
+
+def sorted_rows(found: Beside) -> list[tuple[str, list[Row]]]:
+    """Return names and rows of those with a row for each dictionary, by falling faithfulness."""
+    full = {n: rows for n, rows in found.rows.items() if n != IDENTITY}
+    return sorted(full.items(), key=lambda item: sum(row.fvu for row in item[1]))
+
+
+def _cells(rows: list[Row], n: int) -> list[str]:
+    fvus = [f"{row.fvu:.3f}" for row in rows]
+    shares = ["—" if math.isnan(row.recovered) else f"{row.recovered:.3f}" for row in rows]
+    return [*fvus, *shares] if len(rows) == n else ["—"] * (2 * n)
+
+
+def _items(found: Beside, where: str, site: str) -> list[Item]:
     items: list[Item] = []
-    for row in rows:
-        ours = row[OURS]
-        l0 = f"{where}, l0 {ours['l0']:.1f}"
-        items.append(Item(item=f"{l0}: FVU of the dictionary", here=value(ours, "fvu"), how=how))
-        for name, measures in row.items():
-            if name in (OURS, ALL_NEURONS):
-                continue
-            words = f"{l0}: FVU of {WORDS.get(name, name)}, {measures['l0']:.1f} kept"
-            items.append(Item(item=words, here=value(measures, "fvu"), how=how))
-        items.append(Item(item=f"{l0}: dead latents", here=ours["n_dead"], unit="latents", how=how))
-        items.append(
+    for i, ours in enumerate(found.rows[OURS]):
+        l0 = f"{where}, l0 {ours.l0:.1f}"
+        items.append(Item(item=f"{l0}: FVU of the dictionary", here=ours.fvu, how=HOW))
+        for name, rows in found.rows.items():
+            if name not in (OURS, IDENTITY):
+                said = f"{l0}: FVU of {words(name, site)}, {rows[i].l0:.1f} on"
+                items.append(Item(item=said, here=rows[i].fvu, how=HOW))
+        items += [
+            Item(item=f"{l0}: dead latents", here=ours.n_dead, unit="latents", how=HOW),
             Item(
-                item=f"{l0}: perplexity, {without(ours):.2f} without",
-                here=value(ours, "perplexity"),
-                how=how,
-            )
-        )
+                item=f"{l0}: perplexity, {found.plain:.2f} without", here=ours.perplexity, how=HOW
+            ),
+        ]
+    for row in found.rows.get(IDENTITY, []):
+        said = f"{where}: FVU of identity and ReLU, {row.l0:.1f} on"
+        items.append(Item(item=said, here=row.fvu, how=HOW))
+    for name, why in found.missing.items():
+        said = f"{where}: {words(name, site)}"
+        items.append(Item(item=said, here=f"not applicable: {why}", how=HOW))
     return items
 
 
-def without(row: Json) -> float:
-    """Return the perplexity of the model as it is."""
-    return math.exp(row["loss"])
+def _paper(found: Beside) -> Item:
+    row = found.rows[OURS][-1]
+    return Item(
+        item=f"perplexity without and with the reconstruction, at the largest l0 here ({row.l0:.1f})",
+        here=f"{found.plain:.1f} → {row.perplexity:.1f}",
+        paper="25 → 40 (Pythia-70M, layer 2; its l0 is not known to us)",
+        paper_certainty="read in the paper",
+        how=HOW,
+    )

@@ -10,8 +10,9 @@ from monosem.core.config import content_hash, to_json
 from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.relu import ReLUConfig
 from monosem.dictionaries.tied import TiedConfig
-from monosem.metrics.evaluate import EvaluateConfig
+from monosem.metrics.baselines import BASELINES
 from monosem.models.language_model import LanguageModel
+from monosem.models.randomised import randomised
 from monosem.text.tokens import TokenStore
 from monosem.training.run import TrainingRun
 from monosem.training.trainer import TrainConfig, train
@@ -35,11 +36,17 @@ class Scale:
     """Held-out tokens of losses and errors."""
     n_density: int
     """Tokens over which firings are counted."""
+    n_fit: int
+    """Training activations that baselines are fitted to."""
     n_cases: int
     """Latents whose tokens are shown."""
     baselines: tuple[str, ...]
+    """What stands beside the dictionaries."""
+    widest_lasso: int
+    """Width of a site up to which LASSO codes are solved for: each step costs its square for every token."""
 
 
+EVERY = ("neurons", "identity-relu", *BASELINES)
 SCALES: dict[str, Scale] = {
     "tiny": Scale(
         max_tokens=250_000,
@@ -49,19 +56,23 @@ SCALES: dict[str, Scale] = {
         l0s=(8.0, 24.0),
         n_eval=4_096,
         n_density=20_000,
+        n_fit=2_048,
         n_cases=3,
-        baselines=("random", "pca"),
+        baselines=("neurons", "identity-relu", "random", "pca", "pca-first", "pca-one"),
+        widest_lasso=0,
     ),
     "small": Scale(
-        max_tokens=4_000_000,
-        n_tokens=1_500_000,
+        max_tokens=3_000_000,
+        n_tokens=1_000_000,
         batch=1024,
         ratios=(0.5, 1.0, 2.0, 4.0),
-        l0s=(4.0, 8.0, 16.0, 32.0, 64.0),
-        n_eval=32_768,
-        n_density=500_000,
+        l0s=(4.0, 8.0, 16.0, 32.0),
+        n_eval=16_384,
+        n_density=300_000,
+        n_fit=16_384,
         n_cases=6,
-        baselines=("random", "pca", "ica"),
+        baselines=EVERY,
+        widest_lasso=256,
     ),
     "paper": Scale(
         max_tokens=0,
@@ -71,8 +82,10 @@ SCALES: dict[str, Scale] = {
         l0s=(10.0, 20.0, 40.0, 80.0, 160.0),
         n_eval=262_144,
         n_density=5_000_000,
+        n_fit=1_000_000,
         n_cases=10,
-        baselines=("random", "pca", "ica"),
+        baselines=EVERY,
+        widest_lasso=4096,
     ),
 }
 """tiny: about a minute; small: an hour at most, on two cores; paper: its sizes, on any model."""
@@ -101,17 +114,6 @@ class Setting:
         return content_hash([*parts, self.seed])
 
     @property
-    def measuring(self) -> EvaluateConfig:
-        """How much text measures read."""
-        s = self.scale
-        return EvaluateConfig(
-            n_loss_tokens=s.n_eval,
-            n_mean_tokens=s.n_eval,
-            n_density_tokens=s.n_density,
-            seed=self.seed,
-        )
-
-    @property
     def l0(self) -> float:
         """The l0 of the dictionaries of several sizes."""
         return self.scale.l0s[min(MIDDLE_L0, len(self.scale.l0s) - 1)]
@@ -119,10 +121,17 @@ class Setting:
     @cached_property
     def curve(self) -> dict[float, Dictionary[Any]]:
         """Tied dictionaries at the residual site, as wide as it is times the largest ratio, by their l0."""
-        n = self._wide(self.residual, self.scale.ratios[-1])
-        kinds = [TiedConfig(n_latents=n, l0=l0, seed=self.seed) for l0 in self.scale.l0s]
-        run = self._train("residual-l0", self.residual, kinds)
-        return dict(zip(self.scale.l0s, (run[name] for name in run.names), strict=True))
+        return self._tied("residual-l0", self.model)
+
+    @cached_property
+    def shuffled(self) -> LanguageModel:
+        """The model with the entries of its matrices in another order."""
+        return randomised(self.model, self.seed)
+
+    @cached_property
+    def of_shuffled(self) -> dict[float, Dictionary[Any]]:
+        """The same dictionaries as `curve`, trained on the shuffled model."""
+        return self._tied("shuffled", self.shuffled)
 
     @cached_property
     def sizes(self) -> dict[float, Dictionary[Any]]:
@@ -131,7 +140,7 @@ class Setting:
             TiedConfig(n_latents=self._wide(self.residual, r), l0=self.l0, seed=self.seed)
             for r in self.scale.ratios
         ]
-        run = self._train("residual-sizes", self.residual, kinds)
+        run = self._train("residual-sizes", self.model, self.residual, kinds)
         return dict(zip(self.scale.ratios, (run[name] for name in run.names), strict=True))
 
     @cached_property
@@ -139,13 +148,21 @@ class Setting:
         """Dictionaries at MLP neurons by their l0: not tied, as in the paper, where tied ones lose."""
         n = self._wide(self.mlp, min(self.scale.ratios[-1], 2.0))
         kinds = [ReLUConfig(n_latents=n, l0=l0, seed=self.seed) for l0 in self.scale.l0s]
-        run = self._train("mlp-l0", self.mlp, kinds)
+        run = self._train("mlp-l0", self.model, self.mlp, kinds)
         return dict(zip(self.scale.l0s, (run[name] for name in run.names), strict=True))
+
+    def _tied(self, name: str, model: LanguageModel) -> dict[float, Dictionary[Any]]:
+        n = self._wide(self.residual, self.scale.ratios[-1])
+        kinds = [TiedConfig(n_latents=n, l0=l0, seed=self.seed) for l0 in self.scale.l0s]
+        run = self._train(name, model, self.residual, kinds)
+        return dict(zip(self.scale.l0s, (run[each] for each in run.names), strict=True))
 
     def _wide(self, site: str, ratio: float) -> int:
         return max(1, round(ratio * self.model.width(site)))
 
-    def _train(self, name: str, site: str, kinds: Sequence[Any]) -> TrainingRun:
+    def _train(
+        self, name: str, model: LanguageModel, site: str, kinds: Sequence[Any]
+    ) -> TrainingRun:
         config = TrainConfig(
             site=site,
             dictionaries=tuple(kinds),
@@ -153,4 +170,4 @@ class Setting:
             batch_size=self.scale.batch,
             seed=self.seed,
         )
-        return train(config, self.model, self.store, self.out / f"{name}-{self.key[:8]}")
+        return train(config, model, self.store, self.out / f"{name}-{self.key[:8]}")

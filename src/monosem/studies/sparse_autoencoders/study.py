@@ -12,7 +12,9 @@ from monosem.models.language_model import LanguageModel
 from monosem.studies import report
 from monosem.studies.report import Figure, Item, Stage
 from monosem.studies.sparse_autoencoders.cases import cases
+from monosem.studies.sparse_autoencoders.control import control
 from monosem.studies.sparse_autoencoders.curve import curve
+from monosem.studies.sparse_autoencoders.overfitting import overfitting
 from monosem.studies.sparse_autoencoders.setting import SCALES, Setting
 from monosem.studies.sparse_autoencoders.sizes import sizes
 from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
@@ -20,11 +22,19 @@ from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 TITLE = "Sparse autoencoders find highly interpretable features"
 LEAD = (
     "Cunningham et al. 2023, recomputed: dictionaries of a residual stream and of MLP neurons beside the "
-    "bases and components that stand against them, the same features in larger dictionaries, and what "
-    "latents are active on."
+    "bases, components and codes that stand against them, the same features in larger dictionaries, what "
+    "latents are active on, and the same of a model that has learnt nothing."
 )
-FIGURES = ("curve-residual", "curve-mlp", "sizes", "cases", "missing")
-VERSION = 1
+FIGURES = (
+    "curve-residual",
+    "curve-mlp",
+    "sizes",
+    "cases",
+    "overfitting",
+    "control",
+    "missing",
+)
+VERSION = 2
 
 
 def sparse_autoencoders(
@@ -58,6 +68,8 @@ def sparse_autoencoders(
         "curve-mlp": partial(curve, setting, mlp=True),
         "sizes": partial(sizes, setting),
         "cases": partial(cases, setting),
+        "overfitting": partial(overfitting, setting),
+        "control": partial(control, setting),
         "missing": missing,
     }
     key = content_hash([VERSION, setting.key])
