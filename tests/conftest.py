@@ -1,5 +1,8 @@
 """One torch thread, no network, silent progress; skips that `MONOSEM_REQUIRE` turns into failures.
 
+Examples of hypothesis are the same in every run and have no deadline, so that a test fails where the
+code is wrong and not where a machine is busy; `MONOSEM_EXPLORE=1` looks for new ones.
+
 The library is imported inside fixtures: tests of one room should not wait for all the others.
 """
 
@@ -14,8 +17,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+settings.register_profile(
+    "house",
+    deadline=None,
+    derandomize="MONOSEM_EXPLORE" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("house")
 
 REQUIRED = set(filter(None, os.environ.get("MONOSEM_REQUIRE", "").split(",")))
 
@@ -123,19 +134,28 @@ def _on_ranks(n, work, *, seconds=300):
     import torch.distributed as dist
 
     context = multiprocessing.get_context("fork")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    listener = (
+        socket.socket()
+    )  # which stays open: between two questions another process could take the port
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    port = listener.getsockname()[1]
     pipes = [context.Pipe(duplex=False) for _ in range(n)]
     ranks = [
-        context.Process(target=_as_rank, args=(rank, n, port, work, pipes[rank][1]))
+        context.Process(target=_as_rank, args=(rank, n, listener, work, pipes[rank][1]))
         for rank in range(n)
     ]
     with warnings.catch_warnings():  # of threads in a process that forks: none of them holds a lock
         warnings.simplefilter("ignore", DeprecationWarning)
         for rank in ranks:
             rank.start()
-    store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore(
+        "127.0.0.1",
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
     for rank in ranks:
         rank.join(seconds)
         if rank.is_alive():
@@ -152,7 +172,9 @@ def _on_ranks(n, work, *, seconds=300):
     return answers
 
 
-def _as_rank(rank, n, port, work, pipe):
+def _as_rank(rank, n, listener, work, pipe):
+    port = listener.getsockname()[1]
+    listener.close()  # or a question to a store that has ended would wait for an answer
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     place["TORCHELASTIC_USE_AGENT_STORE"] = True

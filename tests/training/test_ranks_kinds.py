@@ -5,12 +5,10 @@ import dataclasses
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from monosem.dictionaries.base import architecture, architectures
 from monosem.dictionaries.topk import TopKConfig
 from monosem.dictionaries.wiring import Wiring
-from monosem.models.language_model import LanguageModel
 from monosem.runtime.distributed import joined
 from monosem.training.run import TrainingRun
 from monosem.training.trainer import TrainConfig, train
@@ -37,18 +35,6 @@ BASE = TrainConfig(
     matmul="fp32",
     log_every=4,
 )
-
-
-@pytest.fixture(scope="module")
-def deep(store) -> LanguageModel:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=store.vocab_size, n_positions=store.context, n_embd=16, n_layer=2, n_head=2
-    )
-    model = GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        model.transformer.wte.weight.mul_(30)
-    return LanguageModel(model, store.tokenizer, name="deep")
 
 
 def assert_same_on_ranks(config, parallel, on_ranks, model, store, folder) -> None:

@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,7 +12,6 @@ from monosem import cli
 from monosem.activations import cached
 from monosem.activations.store import ActivationStore
 from monosem.activations.storing import CaptureConfig, capture_store
-from monosem.core.config import to_json
 from monosem.core.errors import ConfigError, UnknownNameError
 from monosem.dictionaries.topk import TopKConfig
 from monosem.models.language_model import LanguageModel
@@ -160,49 +156,12 @@ def test_capture_then_train_from_the_command_line(folder, store, tmp_path, capsy
     assert cli.main(["evaluate", str(tmp_path / "run"), *path, *measure.split()]) == 0
 
 
-KILLER = """
-import json, os, random, signal, sys, time
-from pathlib import Path
-import torch
-from monosem.activations.store import ActivationStore
-from monosem.core.config import from_json
-from monosem.models.language_model import LanguageModel
-from monosem.text.tokens import TokenStore
-from monosem.training.trainer import TrainConfig, train
-
-torch.set_num_threads(1)
-config = from_json(TrainConfig, json.loads(sys.argv[1]))
-model, store = LanguageModel.load(sys.argv[2], device="cpu"), TokenStore.open(sys.argv[3])
-kept, out, chance = ActivationStore.open(sys.argv[4]), Path(sys.argv[5]), random.Random(0)
-killed = 0
-while True:
-    child = os.fork()
-    if child == 0:
-        train(config, model, store, out, activations=kept, checkpoint_seconds=0.0)
-        os._exit(0)
-    if killed < 5:
-        while not list(out.with_name(out.name + ".checkpoint").glob("state-*")):
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0.0, 0.3))
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
-        sys.exit(0 if status == 0 and killed >= 2 else f"status {status} after {killed} kills")
-    killed += 1
-"""
-
-
 @pytest.mark.slow
 def test_a_run_from_a_store_killed_at_random_moments_ends_with_the_same_weights(
-    kept, model, store, folder, tmp_path
+    kept, killed, model, store, tmp_path
 ):
     longer = dataclasses.replace(CONFIG, n_tokens=128 * 100)
-    words = [json.dumps(to_json(longer)), folder, store.path, kept.path, tmp_path / "killed"]
-    subprocess.run(
-        [sys.executable, "-c", KILLER, *map(str, words)],
-        env={**os.environ, "MONOSEM_PROGRESS": "0", "OMP_NUM_THREADS": "1"},
-        check=True,
-    )
+    killed(longer, tmp_path / "killed", activations=kept)
     whole = train(longer, model, store, tmp_path / "whole", activations=kept)
     assert same(weights(whole), weights(TrainingRun.open(tmp_path / "killed")))
     assert {path.name for path in tmp_path.iterdir()} == {"killed", "whole"}

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from monosem.activations.capture import CaptureSource
 from monosem.core.errors import ConfigError
@@ -17,7 +16,6 @@ from monosem.editing.interventions import splice
 from monosem.features.build import FeaturesConfig, build_features
 from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
 from monosem.metrics.reconstruction import fvu
-from monosem.models.language_model import LanguageModel
 from monosem.training.learner import Learner
 from monosem.training.trainer import TrainConfig, train
 
@@ -49,19 +47,6 @@ RUNS = {
 FEW = EvaluateConfig(
     n_loss_tokens=600, n_mean_tokens=600, n_density_tokens=1500, batch_tokens=512, matmul="fp32"
 )
-
-
-@pytest.fixture(scope="module")
-def deep(store) -> LanguageModel:
-    """A random model of two layers, whose MLPs speak much more softly than its residual stream."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=store.vocab_size, n_positions=store.context, n_embd=16, n_layer=2, n_head=2
-    )
-    model = GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        model.transformer.wte.weight.mul_(30)
-    return LanguageModel(model, store.tokenizer, name="deep")
 
 
 @pytest.fixture(scope="module")
