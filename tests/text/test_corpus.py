@@ -82,7 +82,7 @@ def test_a_number_late_in_another_csv_column_is_no_error(tmp_path) -> None:
 
 
 def test_plain_files_keep_their_line_ends(tmp_path) -> None:
-    for suffix in (".txt", ".md", ".py"):
+    for suffix in (".txt", ".md", ".py", ".xml", ".pem", ".fasta"):
         (tmp_path / f"a{suffix}").write_bytes("x\r\ny\u2028\n\x0cz".encode())
         assert texts_of(tmp_path / f"a{suffix}") == ["x\r\ny\u2028\n\x0cz"]
 

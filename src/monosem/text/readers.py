@@ -1,7 +1,8 @@
 """Reads one local file as texts: plain text in parts, records one by one.
 
-A long `.txt` or `.md` is read in parts of about 16,384 characters that end with a line, each a
-document of its own: a split that hashes names could not divide a one-file corpus otherwise.
+A long plain text (`PLAIN`: certificates and sequences are such) is read in parts of about 16,384
+characters that end with a line, each a document of its own: a split that hashes names could not divide
+a one-file corpus otherwise.
 Characters stay as they are, line ends included.
 """
 
@@ -25,6 +26,8 @@ PART = 16_384
 CHECKED_BYTES = 2**16
 CSV_BLOCK_BYTES = 2**26
 UNSTATED = "unstated"
+PLAIN = (".txt", ".md", ".xml", ".pem", ".fasta")
+"""Suffixes of files that are read as they stand."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def suffix_of(path: Path) -> str:
 
 def check(path: Path, text_field: str) -> None:
     """Raise `CorpusError` if the file is binary, or its first record cannot be read."""
-    if suffix_of(path) in (".txt", ".md", ".py"):
+    if suffix_of(path) in (*PLAIN, ".py"):
         _check_plain(path)
     else:
         next(read_texts(path, text_field), None)
@@ -241,8 +244,7 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> CorpusError:
 
 
 READERS: dict[str, Reader] = {
-    ".txt": _parts,
-    ".md": _parts,
+    **dict.fromkeys(PLAIN, _parts),
     ".py": _whole,
     ".jsonl": _jsonl,
     ".jsonl.gz": _jsonl,
