@@ -71,7 +71,7 @@ def test_a_run_leaves_dictionaries_for_raw_activations(whole, model, store):
     x = CaptureSource(model, store, SITE, batch_size=128, buffer_tokens=1024).sample(500).x
     for name in ("topk", "relu"):
         dictionary = run[name]
-        assert dictionary.site == SITE
+        assert dictionary.site == SITE and dictionary.origin.context == store.context
         assert dictionary.conventions.folded
         assert dictionary.conventions.input_scale == run.summary["input_scale"] != 1
         norms = dictionary.W_dec.detach().norm(dim=1)

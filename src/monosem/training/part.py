@@ -1,5 +1,6 @@
 """Part: the dictionaries that are trained at one site, with its scale; a run has one, a suite several."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,9 @@ class Part:
             path, kind=KIND, config=record, inputs=inputs, seed=config.seed, summary=own
         ) as folder:
             for index, name in enumerate(config.names):
-                self.finished(index, saved).folded(ins, outs).save(
+                made = self.finished(index, saved).folded(ins, outs)
+                made.origin = dataclasses.replace(made.origin, context=store.context)
+                made.save(
                     folder / name,
                     site=self.site,
                     target=_names(self._model, config.targets),
