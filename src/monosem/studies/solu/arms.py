@@ -66,8 +66,12 @@ class Setup:
     """Neurons of each MLP."""
     n_tokens: int = 50_000_000
     """Tokens that each model is trained on."""
+    batch_contexts: int = 32
+    """Contexts a step: fewer make more steps of the same tokens."""
     lr: float = 3e-3
     """Peak learning rate."""
+    init_std: float = 0.02
+    """Standard deviation of the first weights."""
     n_seeds: int = 3
     """Models of each arm."""
     n_measured: int = 65_536
@@ -82,7 +86,8 @@ class Setup:
 
     def shape(self, arm: str, context: int) -> SmallModelConfig:
         """Return the shape of one arm."""
-        own = {name: getattr(self, name) for name in ("n_layers", "d_model", "n_heads", "d_mlp")}
+        names = ("n_layers", "d_model", "n_heads", "d_mlp", "init_std")
+        own = {name: getattr(self, name) for name in names}
         return SmallModelConfig(**own, context=context, **ARMS[arm])
 
 
@@ -115,6 +120,7 @@ def train_arms(
             config = PretrainConfig(
                 model=setup.shape(arm, store.context),
                 n_tokens=setup.n_tokens,
+                batch_contexts=setup.batch_contexts,
                 lr=setup.lr,
                 seed=seed,
                 keep_checkpoints=0,
