@@ -7,6 +7,8 @@ nothing, neither torch nor transformers.
 import importlib
 from typing import TYPE_CHECKING
 
+from monosem.core.homes import MODEL_HOMES
+
 if TYPE_CHECKING:
     from monosem.constructions.attention_only import register as register
     from monosem.core.errors import MonosemError as MonosemError
@@ -78,6 +80,7 @@ _HOMES = {
     "write_report": "monosem.explorer.report",
 }
 """Where each public name lives."""
+MODEL_HOMES["monosem_attention_only_"] = "monosem.constructions.attention_only"
 
 
 def __getattr__(name: str) -> object:

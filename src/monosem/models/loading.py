@@ -5,7 +5,6 @@ number type the file holds, the weights are float32 unless another `dtype` is as
 """
 
 import contextlib
-import importlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +28,7 @@ from monosem.core.errors import (
     UnknownNameError,
     suggestion,
 )
+from monosem.core.homes import import_home
 from monosem.core.hub import only_cached
 from monosem.models.families import family_of
 from monosem.models.small import PRESETS
@@ -38,9 +38,8 @@ EMBEDDED = Path(__file__).parent / "embedded"
 """Folders of the models that come with the package."""
 
 OWN: dict[str, tuple[Any, Any]] = {MonosemConfig.model_type: (MonosemConfig, MonosemForCausalLM)}
-"""Configuration and model class of our own model types: these are read without `register()`."""
-_HOMES = {"monosem_attention_only_": "monosem.constructions.attention_only"}
-"""Modules that enter more classes in `OWN`, by what the names of their model types begin with."""
+"""Configuration and model class of our own model types: these are read without `register()`.
+Rooms that build more enter theirs when they are imported, as `core/homes.py` has them be."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -104,10 +103,8 @@ def _classes(place: str, cached: bool) -> tuple[Any, Any]:
     """Return the classes to read a configuration and a model with: ours, or `transformers`' own."""
     written, _ = PreTrainedConfig.get_config_dict(place, local_files_only=cached)
     kind = str(written.get("model_type"))
-    for prefix, home in _HOMES.items():
-        if kind.startswith(prefix):
-            # That room stands above this one, so it is named here and imported when a folder asks for it.
-            importlib.import_module(home)
+    if kind not in OWN:
+        import_home(kind)
     return OWN.get(kind, (AutoConfig, AutoModelForCausalLM))
 
 
