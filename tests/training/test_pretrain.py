@@ -148,7 +148,7 @@ def test_a_run_may_begin_with_the_weights_of_another_of_its_shape(store, tmp_pat
         pretrain(other, store, tmp_path / "other")
 
 
-def test_a_run_goes_on_without_the_model_that_it_began_with(store, tmp_path, monkeypatch):
+def test_a_run_goes_on_without_the_model_that_it_began_with(store, tmp_path, monkeypatch, capsys):
     pretrain(replace(CONFIG, n_tokens=32 * 4), store, tmp_path / "first")
     config = replace(CONFIG, n_tokens=32 * 4 * 3, start=str(tmp_path / "first"))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -161,11 +161,15 @@ def test_a_run_goes_on_without_the_model_that_it_began_with(store, tmp_path, mon
         patched.setattr(module._Run, "_one_step", interrupting)
         pretrain(config, store, tmp_path / "second")
     began = LanguageModel.load(tmp_path / "first").hash
+    other = replace(CONFIG, n_tokens=32 * 4, seed=5)
+    pretrain(other, store, tmp_path / "first", fresh=True)
+    with pytest.raises(ResumeError, match="another model"):
+        pretrain(config, store, tmp_path / "second")
     shutil.rmtree(tmp_path / "first")
     folder = pretrain(config, store, tmp_path / "second")
+    assert "was not compared" in capsys.readouterr().err
     assert read(tmp_path / "second", KIND).summary["start"] == began
     assert pretrain(config, store, tmp_path / "second") == folder  # used again
-    other = replace(CONFIG, n_tokens=32 * 4, seed=5, start="")
     pretrain(other, store, tmp_path / "first")
     with pytest.raises(ArtifactKindError, match="--fresh"):
         pretrain(config, store, tmp_path / "second")
@@ -220,6 +224,39 @@ def test_a_share_of_a_steps_contexts_is_drilled(store, tmp_path, monkeypatch):
     text = {tuple(row) for row in store.tokens(store.contexts("train")).tolist()}
     assert [tuple(row) in text for row in seen[0].tolist()] == [True, True, False, False]
     assert not np.isin(seen[0][2:, 1:].numpy(), store.policy.special).any()
+
+
+def test_batches_of_one_context_are_drilled_in_turn(store, tmp_path, monkeypatch):
+    config = replace(CONFIG, n_tokens=32 * 8, batch_contexts=1, drill=0.25, keep_checkpoints=0)
+    seen = []
+    original = module.chunked_loss
+    monkeypatch.setattr(
+        module, "chunked_loss", lambda m, t, *, bf16: (seen.append(t), original(m, t, bf16=bf16))[1]
+    )
+    pretrain(config, store, tmp_path / "lm")
+    text = {tuple(row) for row in store.tokens(store.contexts("train")).tolist()}
+    steps = [seen[i] for i in range(8)]
+    assert [tuple(step[0].tolist()) in text for step in steps] == [True, True, True, False] * 2
+
+
+def test_drills_are_refused_in_contexts_in_which_nothing_comes_again(store, tmp_path):
+    short = build_token_store(
+        replace(store.config, context=8), tmp_path / "tokens", tokenizer=store.tokenizer
+    )
+    with pytest.raises(ConfigError, match="no stretch comes again"):
+        pretrain(replace(CONFIG, drill=0.5), short, tmp_path / "lm")
+
+
+def test_pieces_begin_where_a_document_begins_close_before():
+    tokens = torch.arange(40)[None].repeat(3, 1) + 100
+    tokens[0, 0] = tokens[1, 13] = tokens[2, 5] = tokens[2, 9] = 0
+    found = pieces(tokens, 8, 2, bos=0)
+    assert found.shape == (12, 8)
+    assert found[0].tolist() == [0, *range(101, 108)]  # moved back by two to the context's own
+    assert found[1, 0] == 110  # nothing near: where it was
+    assert [int(piece[0]) for piece in found[4:8]] == [102, 110, 0, 126]
+    assert [int(piece[0]) for piece in found[8:]] == [102, 0, 118, 126]
+    assert torch.equal(pieces(tokens, 8, 2)[:, 0], torch.arange(102, 134, 8).repeat(3))
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(store, tmp_path, monkeypatch):

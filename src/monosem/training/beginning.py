@@ -1,22 +1,53 @@
-"""How a pretraining run begins with the weights of another model, of the same preset and tokenizer."""
+"""How a pretraining run begins: whether its tokens fit, and with which weights of another model."""
 
-from pathlib import Path
+import sys
 from typing import cast
 
 from torch import nn
 
-from monosem.core.config import Json
-from monosem.core.errors import ConfigError
+from monosem.core.errors import ArtifactMissingError, ConfigError, UnknownNameError
 from monosem.models.language_model import LanguageModel
-from monosem.models.loading import embedded_names
+from monosem.text.store import TokenStore
 from monosem.training.next_token import SmallModel
 
+LEAST_DRILLED = 16
+"""Tokens of the shortest context in which a drill repeats something."""
 
-def begins_alike(name: str, summary: Json) -> bool:
-    """Whether `name` is still the model that the finished run began with; one that is gone counts."""
-    if name not in embedded_names() and not (name and Path(name).is_dir()):
+
+def check_store(store: TokenStore, longest: int, drill: float) -> None:
+    """Refuse tokens that a model of `longest` positions cannot take, or that cannot be drilled or tested."""
+    if store.context > longest:
+        raise ConfigError(
+            f"The token store has contexts of {store.context} tokens, the model takes at most "
+            f"{longest}. Make the tokens with `--context {longest}`."
+        )
+    if drill and store.context < LEAST_DRILLED:
+        raise ConfigError(
+            f"`drill` is {drill}, but in contexts of {store.context} tokens no stretch comes again. "
+            f"Make the tokens with `--context {LEAST_DRILLED}` or more, or leave `drill` 0."
+        )
+    if store.n_contexts("heldout") == 0:
+        raise ConfigError(
+            "The token store holds no held-out text to validate on. Make it with `--heldout-share 0.1`."
+        )
+
+
+def begins_alike(name: str, began: str) -> bool:
+    """Whether `name` is still the model, of hash `began`, that a run began with.
+
+    A folder that is gone, or a name on the hub that this machine neither has nor reaches, cannot be
+    compared: that counts as the same model, and is said.
+    """
+    if not name:
         return True
-    return LanguageModel.load(name, device="cpu").hash == summary["start"]
+    try:
+        return LanguageModel.load(name, device="cpu").hash == began
+    except (ArtifactMissingError, UnknownNameError):
+        sys.stderr.write(
+            f"`start` is `{name}`, which is not to be had any more; it was not compared with the model "
+            "that the run began with.\n"
+        )
+        return True
 
 
 def copy_weights(name: str, model: SmallModel) -> str:

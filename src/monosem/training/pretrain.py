@@ -36,7 +36,7 @@ from monosem.runtime.interruption import interruption
 from monosem.runtime.runlog import RunLog
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.store import TokenStore
-from monosem.training.beginning import begins_alike, copy_weights
+from monosem.training.beginning import begins_alike, check_store, copy_weights
 from monosem.training.next_token import chunked_loss, heldout_loss
 from monosem.training.schedule import context_order, drills, log_spaced, pieces
 
@@ -160,21 +160,13 @@ def pretrain(
     """
     out = Path(out)
     identity = content_hash([to_json(config), store.hash])
-    if store.context > config.model.context:
-        raise ConfigError(
-            f"The token store has contexts of {store.context} tokens, the model takes at most "
-            f"{config.model.context}. Make the tokens with `--context {config.model.context}`."
-        )
-    if store.n_contexts("heldout") == 0:
-        raise ConfigError(
-            "The token store holds no held-out text to validate on. Make it with `--heldout-share 0.1`."
-        )
+    check_store(store, config.model.context, config.drill)
     checkpoints = out.with_name(f"{out.name}.checkpoint")
     if fresh and checkpoints.exists():
         shutil.rmtree(checkpoints)
     if not fresh and is_artifact(out, KIND):
         summary = read(out, KIND).summary
-        if summary["identity"] == identity and begins_alike(config.start, summary):
+        if summary["identity"] == identity and begins_alike(config.start, summary["start"]):
             if checkpoints.exists():  # killed between finishing and tidying up
                 shutil.rmtree(checkpoints)
             sys.stderr.write(f"`{out}` is already there; used again.\n")
@@ -312,8 +304,11 @@ class _Run:
         tokens = torch.from_numpy(self.store.tokens(np.asarray(contexts)))
         length = self.config.piece_at(self.step, self.n_steps)
         if length is not None and length < tokens.shape[1]:
-            tokens = pieces(tokens, length, offset=self.step % length)
-        n = round(self.config.drill * len(tokens))
+            tokens = pieces(tokens, length, self.step % length, bos=self.store.policy.bos)
+        share = self.config.drill * len(tokens)
+        n = math.floor(share * (self.step + 1)) - math.floor(
+            share * self.step
+        )  # small batches in turn
         if n:
             random = np.random.default_rng([self.config.seed, self.step])
             drawn = drills(random, n, tokens.shape[1], self.ordinary, bos=self.store.policy.bos)
@@ -379,6 +374,11 @@ class _Run:
             raise ResumeError(
                 f"`{self.folder}` holds an interrupted run of other settings or tokens. "
                 "Finish it with its own settings, or pass `--fresh` to throw it away."
+            )
+        if not begins_alike(self.config.start, state["start"]):
+            raise ResumeError(
+                f"`{self.folder}` holds an interrupted run that began with another model than "
+                f"`{self.config.start}` now is. Put that one back, or pass `--fresh` to begin anew."
             )
         self.step, self.seconds = state["step"], state["seconds"]
         self.bf16, self.start = state["bf16"], state["start"]

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Generator
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -16,15 +17,24 @@ def context_order(n_contexts: int, seed: int) -> Generator[int]:
 
 
 def pieces(
-    tokens: Int[Tensor, "batch pos"], length: int, offset: int
+    tokens: Int[Tensor, "batch pos"], length: int, offset: int, bos: int | None = None
 ) -> Int[Tensor, "piece short"]:
     """Return contexts cut into pieces of `length` tokens from `offset` on; the rest is left out.
 
+    A piece begins where its document does, if a `bos` stands less than a length before its place.
+
     >>> pieces(torch.arange(8)[None] + 10, 3, 1).tolist()
     [[11, 12, 13], [14, 15, 16]]
+    >>> pieces(torch.arange(8)[None] + 10, 3, 1, bos=13).tolist()
+    [[11, 12, 13], [13, 14, 15]]
     """
     n = (tokens.shape[1] - offset) // length
-    return tokens[:, offset : offset + n * length].reshape(-1, length)
+    starts = torch.arange(offset, offset + n * length, length).expand(len(tokens), -1)
+    if bos is not None:
+        places = torch.arange(tokens.shape[1]).where(tokens == bos, -length)
+        begun = places.cummax(1).values.gather(1, starts)
+        starts = begun.where(starts - begun < length, starts)
+    return tokens.gather(1, (starts[..., None] + torch.arange(length)).flatten(1)).view(-1, length)
 
 
 def drills(
