@@ -4,8 +4,8 @@ from pathlib import Path
 
 from monosem.core.errors import CorpusError, suggestion
 from monosem.text.document import Corpus, Document, Split, split_of
+from monosem.text.genres.corpus import LINES, GeneratedCorpus
 from monosem.text.genres.corpus import NAME as GENERATED
-from monosem.text.genres.corpus import GeneratedCorpus
 from monosem.text.hub import PREFIX, HubCorpus, looks_like_hub
 from monosem.text.installed import DocstringsCorpus, PythonCorpus
 from monosem.text.local import LocalCorpus
@@ -24,7 +24,7 @@ def open_corpus(spec: str, *, text_field: str = "text") -> Corpus:
     """
     if spec in _BUILT_IN:
         return _BUILT_IN[spec]()
-    if spec.startswith(GENERATED) and spec[len(GENERATED) :][:1] in ("", ":", "@"):
+    if spec.partition("@")[0].partition(":")[0] in (GENERATED, LINES):
         return GeneratedCorpus.open(spec)
     path = Path(spec).expanduser()
     if not spec.startswith(PREFIX) and path.exists():

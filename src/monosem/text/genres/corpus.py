@@ -1,8 +1,9 @@
 """Generated text as a corpus: `generated`, `generated:pronouns,rolls`, `generated:my_genre.py`, `…@7`.
 
 Document i of seed s is a function of (s, i) alone: twenty paragraphs, each of a genre drawn by
-its share. No test template is in any document, of either split; a test name is in no
-sentence of its genre's form, though elsewhere (`rolls`, introductions), or it would have no embedding.
+its share; of `generated-lines…` each paragraph is a document of its own. No test template is in
+any document, of either split; a test name is in no sentence of its genre's form, though elsewhere
+(`rolls`, introductions), or it would have no embedding.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from monosem.text.genres import (
 from monosem.text.genres.genre import Genre
 
 NAME = "generated"
+LINES = "generated-lines"
 LICENCE = "MIT"
 GENRES: tuple[Genre, ...] = (
     indirect_objects.GENRE,
@@ -53,16 +55,17 @@ class GeneratedCorpus:
     genres: tuple[Genre, ...]
     seed: int
     n_documents: int = N_DOCUMENTS
+    n_paragraphs: int = N_PARAGRAPHS
 
     @classmethod
     def open(cls, spec: str) -> "GeneratedCorpus":
-        """Return the corpus that `generated[:GENRE,…][@SEED]` names; a GENRE may be a Python file."""
+        """Return the corpus of `generated[-lines][:GENRE,…][@SEED]`; a GENRE may be a Python file."""
         what, _, seed = spec.partition("@")
         if seed and not seed.isdecimal():
             raise CorpusError(
                 f"`{spec}` has the seed `{seed}`, which is no number. Write `{what}@1`."
             )
-        wanted = what.removeprefix(NAME).removeprefix(":")
+        called, _, wanted = what.partition(":")
         genres = genres_of(wanted.split(",")) if wanted else GENRES
         written = tuple(genre for genre in genres if genre.share > 0)
         if not written:
@@ -70,6 +73,8 @@ class GeneratedCorpus:
                 f"None of the genres of `{spec}` writes text of its own (their shares are 0). "
                 f"Name others, such as `{NAME}:induction`."
             )
+        if called == LINES:
+            return cls(spec, written, int(seed or 0), N_DOCUMENTS * N_PARAGRAPHS, 1)
         return cls(spec, written, int(seed or 0))
 
     @property
@@ -80,14 +85,18 @@ class GeneratedCorpus:
     def documents(self) -> Iterator[Document]:
         """Yield the documents in order."""
         for number in range(self.n_documents):
-            name = f"{NAME}/{self.seed}/{number:06d}"
+            name = f"{self._called}/{self.seed}/{number:06d}"
             yield Document(name=name, text=self.text(number), source=self.spec, licence=LICENCE)
+
+    @property
+    def _called(self) -> str:
+        return LINES if self.n_paragraphs == 1 else NAME
 
     def text(self, number: int) -> str:
         """Return the text of document `number`."""
         random = Random(f"{self.seed} {number}")  # by SHA-512: the same in every Python
         shares = [genre.share for genre in self.genres]
-        drawn = random.choices(self.genres, weights=shares, k=N_PARAGRAPHS)
+        drawn = random.choices(self.genres, weights=shares, k=self.n_paragraphs)
         return "\n".join(genre.write(random) for genre in drawn) + "\n"
 
     def fingerprint(self) -> str:

@@ -4,6 +4,10 @@ The subject repeats one of two names; the other is the answer (Wang et al. 2022,
 in the Wild", whose sentences these are not). Half the cases name the subject first (BABA: its
 first mention comes before the other's), half second (ABBA), and every pair of names stands in both
 parts, so that neither a place nor a preference for a name passes.
+
+Training sentences are composed, never taken from a list: a beginning, a meeting of two, a join and
+a gift, each drawn from parts of many lengths, with any word in the place of most of them, of names
+too. A dozen templates alone are learnt one by one, by their places and not by their names.
 """
 
 from random import Random
@@ -13,89 +17,76 @@ from monosem.text.genres.genre import Ability, Case, Genre, filled, held_out, tr
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.genres.words import GIFTS, NAMES, PLACES, POOL
 
-TRAIN = (
-    "Then {a} and {b} went to the {place}, and {s} {gave} a {gift} to {o}.",
-    "When {a} and {b} met at the {place}, {s} {gave} a {gift} to {o}.",
-    "One day {a} and {b} sat in the {place}. Soon {s} {gave} the {gift} to {o}.",
-    "After {a} and {b} had left the {place}, {s} {gave} the {gift} to {o}.",
-    "As {a} and {b} worked at the {place}, {s} {gave} a {gift} to {o}.",
-    "Because {a} and {b} were old friends, {s} {gave} a {gift} from the {place} to {o}.",
-    "Yesterday {a} met {b} near the {place}. Before dinner {s} {gave} a {gift} to {o}.",
-    "In the evening {a} saw {b} at the {place}, and {s} {gave} the old {gift} to {o}.",
-    "Later {a} and {b} came back from the {place}. It was late, so {s} {gave} the {gift} to {o}.",
-    "At the {place} {a} talked with {b} for an hour, and in the end {s} {gave} a {gift} to {o}.",
-    "That night {a} called {b} about the {gift}. At the {place} {s} {gave} it to {o}.",
-    "So {a} and {b} had a long day at the {place}; {s} {gave} the {gift} to {o}.",
-)
 TEST = (
-    "While {a} and {b} were at the {place}, {s} {gave} a {gift} to {o}.",
-    "Today {a} and {b} walked to the {place}. There {s} {gave} the {gift} to {o}.",
-    "Once {a} and {b} had found the {place}, {s} {gave} a small {gift} to {o}.",
-    "In the {place} {a} and {b} were talking when {s} {gave} the {gift} to {o}.",
+    "Although {a} and {b} were tired, {s} threw the {gift} to {o}.",
+    "Whenever {a} helped {b}, {s} returned a {gift} to {o}.",
+    "Until {a} and {b} reached the {place}, {s} sold one {gift} to {o}.",
+    "Meanwhile {a} danced with {b}. Suddenly {s} threw a small {gift} to {o}.",
+    "Outside the {place} {a} joined {b}; quickly {s} fed the {gift} to {o}.",
+    "Though {a} followed {b} into the {place}, {s} sold the {gift} to {o}.",
+    "Did {a} know {b}? Perhaps, but {s} returned the {gift} to {o}.",
+    "Both {a} and {b} hated the {place}, yet {s} mailed a {gift} to {o}.",
+    "Despite the rain {a} visited {b}. Finally {s} threw the {gift} to {o}.",
+    "Between {a} and {b} all was well until {s} mailed a {gift} to {o}.",
+    "If {a} loves {b}, perhaps {s} sells the {gift} to {o}.",
+    "During the party {a} heard {b} laugh, although {s} owed a {gift} to {o}.",
+    "Two people, {a} and {b}, ran to the {place}. Instead {s} sold a {gift} to {o}.",
+    "Unless {a} tells {b} about the {place}, {s} returns the {gift} to {o}.",
 )
+"""None of their words but `the`, `a` and the like is in a training sentence, nor any of their orders."""
+PLAIN = frozenset(
+    ("a", "about", "and", "but", "in", "into", "one", "the", "to", "was", "were", "with")
+)
+"""Words that tests and training share: without them there is no sentence."""
 OPENERS = (
     "Then", "One day", "Later", "That night", "So", "Yesterday", "At noon", "Last week", "Now",
-    "In the end", "Before dinner", "It was late.",
+    "In the end", "Before dinner", "It was late.", "Today", "There", "Once", "Soon", "At the {place}",
+    "In the {place}", "Near the {place}", "From the {place}",
 )  # fmt: skip
-LINKS = ("When", "After", "As", "Because", "Since", "Where")
-MEETINGS = (
-    "{a} and {b} went to the {place}",
-    "{a} met {b} near the {place}",
-    "{a} saw {b} at the {place}",
-    "{a} and {b} worked at the {place}",
-    "{a} talked with {b} for an hour",
-    "{a} called {b} about the {gift}",
-    "{a} sat with {b} in the {place}",
-    "{a} and {b} left the {place}",
-    "{a}, who knew {b}, came back",
-    "at the {place} {a} waited for {b}",
-    "{a} and {b} stood in the {place}",
-    "{a} and {b} looked for the {place}",
-    "{a} and {b} were friends",
-    "{a} and {b} had lunch at the {place}",
-    "in the {place} {a} and {b} sang",
-    "near the {place} {a} and {b} had a house",
-)
-JOINS = (
-    ", and", ", so", "; then", ". Soon", ". It was late, so", ". After that", ". At last",
-    ". The sun was low and", ". Nobody else was there. So", ". They had much to say. Then",
+LINKS = ("When", "After", "As", "Because", "Since", "Where", "While", "Once", "Now that")
+TOGETHER = (
+    "went to the {place}", "worked at the {place}", "left the {place}", "stood in the {place}",
+    "looked for the {place}", "were friends", "had lunch at the {place}", "sang", "met",
+    "had a house near the {place}", "were talking", "sat in the {place}", "came back", "walked",
+    "had a long day", "found the {place}", "were old friends",
 )  # fmt: skip
-MORE = (
-    "", "", "", " with a {w}", " to look for a {w} and a {v}", " on a {w} day", ", far from the {w}",
-    " twice", " for the {w}", ", {w} or {v}, as always",
+"""What two do."""
+TO_ANOTHER = (
+    "met", "saw", "talked with", "called", "sat with", "waited for", "worked with", "thanked",
+    "went with", "looked for", "knew", "came with", "had lunch with", "asked", "wrote to", "sang with",
+)  # fmt: skip
+"""What one does to the other."""
+TAILS = (
+    "", "", "", "", " with a {w}", " to look for a {w} and a {v}", " on a {w} day", ", far from the {w}",
+    " for the {w}", ", {w} or {v}, as always", " at the {place}", " near the {place}", " for an hour",
+    " about the {gift}", " in the {w}", " {w}", " {w} {v}",
 )  # fmt: skip
 """Of many lengths, so that no distance between names tells which is which."""
+JOINS = (
+    ", and", ", so", "; then", ". Soon", ". It was late, so", ". After that", ". At last", " and",
+    ". The sun was low and", ". Nobody else was there. So", ". They had much to say. Then", " when",
+    " while", ", when", " because", ". There", ". Later", ", as", ". In the {place}",
+    ". The {w} was {v}. Then",
+)  # fmt: skip
+GIVES = ("gave", "handed", "passed", "brought", "showed", "sent", "offered", "lent")
 GIFTS_GIVEN = (
-    "a {gift}",
-    "the {gift}",
-    "the old {gift}",
-    "one more {gift}",
-    "it",
-    "a {gift} from the {place}",
+    "a {gift}", "the {gift}", "the old {gift}", "one more {gift}", "it", "a {gift} from the {place}",
+    "a {w} {gift}", "the {w}", "a {w}", "a {w} and a {gift}", "the {w} {v}",
+)  # fmt: skip
+AFTER = ("{o} thanked {s}.", "{o} smiled at {s}.", "{s} smiled.", "Then {o} went home.")
+TEST_WORDS = frozenset(
+    word.lower().strip(".,;?")
+    for template in TEST
+    for word in template.split()
+    if not word.startswith("{")
 )
-"""Sentences are also composed of these parts, in thousands of forms: twelve templates alone are learnt
-one by one, by their places and not by their names."""
-GAVE = ("gave", "handed", "passed", "brought", "showed", "sent", "offered", "lent")
-ASIDES = (
-    "It was a warm day.",
-    "The sun was low.",
-    "Nobody else was there.",
-    "The {place} was quiet.",
-    "A {gift} lay on the ground.",
-    "They had much to say.",
-)
-AFTER = (
-    "{o} thanked {s}.",
-    "{o} looked at the {gift} and smiled at {s}.",
-    "{s} smiled.",
-    "Then {o} went home.",
-    "",
-)
-WORDS = tuple(word for word in (*POOL, *COMMON) if word not in NAMES)
-"""They stand for names in a share of the sentences: what is to be learnt is of tokens, not of names."""
-MET = ("while", "today", "once", "there", "when", "in")
 TEST_GIFTS, TRAIN_GIFTS = held_out(GIFTS), training(GIFTS)
 TEST_PLACES, TRAIN_PLACES = held_out(PLACES), training(PLACES)
+KEPT = {*NAMES, *(TEST_WORDS - PLAIN), *TEST_GIFTS, *TEST_PLACES}
+WORDS = tuple(word for word in (*POOL, *COMMON) if word not in KEPT)
+"""They stand for names in a share of the sentences: what is to be learnt is of tokens, not of names;
+and for links, verbs and gifts: the form is to be found by where the two are, not by the words between."""
+LETTERS = ("bcdfghklmnprstvw", "aeiou")
 
 
 def names(test: bool) -> tuple[str, ...]:
@@ -105,43 +96,61 @@ def names(test: bool) -> tuple[str, ...]:
 
 
 def write(random: Random) -> str:
-    """Return one to three sentences in the form, with asides between them."""
-    sentences: list[str] = []
-    for _ in range(random.randint(1, 3)):
-        a, b = random.sample(names(test=False) if random.random() < 0.5 else WORDS, 2)
-        s, o = (a, b) if random.random() < 0.5 else (b, a)
-        parts = {"a": a, "b": b, "s": s, "o": o, "gave": random.choice(GAVE)}
-        parts |= {"w": random.choice(WORDS), "v": random.choice(WORDS)}
-        parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
-        text = filled(_template(random), **parts)
-        if random.random() < 0.25:
-            text = f"{filled(random.choice(ASIDES), **parts)} {text}"
-        sentences += [text, filled(random.choice(AFTER), **parts)]
-    return " ".join(filter(None, sentences))
+    """Return a sentence in the form, seldom with one more about the same two."""
+    a, b = random.sample(names(test=False) if random.random() < 0.5 else WORDS, 2)
+    s, o = (a, b) if random.random() < 0.5 else (b, a)
+    parts = {"a": a, "b": b, "s": s, "o": o, "w": _word(random), "v": _word(random)}
+    parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
+    text = filled(_template(random), **parts)
+    if random.random() < 0.1:
+        text = f"{text} {filled(random.choice(AFTER), **parts)}"
+    return text
 
 
 def _template(random: Random) -> str:
-    if random.random() < 0.3:
-        return random.choice(TRAIN)
-    meeting, given = random.choice(MEETINGS), random.choice(GIFTS_GIVEN)
-    meeting += random.choice(MORE)
+    given = f"{{s}} {_or_any(random, GIVES)} {random.choice(GIFTS_GIVEN)} to {{o}}."
+    meeting = _meeting(random)
     if random.random() < 0.4:
-        link = _connective(random) if random.random() < 0.4 else random.choice(LINKS)
-        return f"{link} {meeting}, {{s}} {{gave}} {given} to {{o}}."
-    opener, join = random.choice(OPENERS), random.choice(JOINS)
-    if random.random() < 0.3:
-        opener = _connective(random)
-    other = random.random()
-    if other < 0.25:
-        join = f". {random.choice(ASIDES)}"
-    elif other < 0.5:
-        join = f". {_connective(random)}"
-    return f"{opener} {meeting}{join} {{s}} {{gave}} {given} to {{o}}."
+        return f"{_or_any(random, LINKS).capitalize()} {meeting}, {given}"
+    join = random.choice(JOINS)
+    if random.random() < 0.4:
+        between = random.choice((".", ".", ",", ";", ", and", ", but", "?"))
+        word = _word(random)
+        join = f"{between} {word.title() if between in '.?' else word}"
+    opener = _or_any(random, OPENERS)
+    return f"{opener[0].upper()}{opener[1:]} {meeting}{join} {given}"
 
 
-def _connective(random: Random) -> str:
-    """Return any word, as a sentence begins; the tests' connectives too, or they would be new tokens."""
-    return random.choice(MET if random.random() < 0.4 else WORDS).title()
+def _meeting(random: Random) -> str:
+    draw = random.random()
+    if draw < 0.4:
+        named = random.choice(
+            ("{a} and {b}", "{a} and {b}", "{a}, with {b},", "{a} or {b}", "{a}, {b}")
+        )
+        done = f"{named} {_or_any(random, TOGETHER)}"
+    elif draw < 0.8:
+        done = f"{{a}} {_or_any(random, TO_ANOTHER)} {{b}}"
+    else:  # any words around the two
+        before, between = (_words(random, random.randrange(n)) for n in (3, 4))
+        done = f"{before}{{a}} {between}{{b}} {_words(random, random.randrange(4))}".rstrip()
+    return done + random.choice(TAILS)
+
+
+def _or_any(random: Random, parts: tuple[str, ...]) -> str:
+    return _word(random) if random.random() < 0.35 else random.choice(parts)
+
+
+def _words(random: Random, n: int) -> str:
+    return "".join(f"{_word(random)} " for _ in range(n))
+
+
+def _word(random: Random) -> str:
+    """Return any word, some made up: words that were never met may stand there in tests."""
+    if random.random() < 0.88:
+        return random.choice(WORDS)
+    return "".join(
+        random.choice(part) for _ in range(random.choice((1, 2, 2, 3))) for part in LETTERS
+    )
 
 
 def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
@@ -153,8 +162,7 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
     while len(made) < n:
         template = random.choice(TEST).removesuffix(" {o}.")
         first, second = random.sample(known, 2)
-        parts = {"gave": random.choice(GAVE), "place": random.choice(TEST_PLACES)}
-        parts["gift"] = random.choice(TEST_GIFTS)
+        parts = {"place": random.choice(TEST_PLACES), "gift": random.choice(TEST_GIFTS)}
         for s, o in ((first, second), (second, first)):
             for order, (a, b) in (("BABA", (s, o)), ("ABBA", (o, s))):
                 prompt = filled(template, a=a, b=b, s=s, **parts)

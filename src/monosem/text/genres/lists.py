@@ -62,7 +62,7 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
 GENRE = Genre(
     name="key-value",
     about="a list of keys and values, then some of the keys again",
-    share=8.0,
+    share=6.0,
     write=write,
     ability=Ability(cases=cases, bar=0.8, chance=0.25),
 )

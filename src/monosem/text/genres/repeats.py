@@ -103,7 +103,7 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
 GENRE = Genre(
     name="induction",
     about="random words that come again",
-    share=28.0,
+    share=16.0,
     write=write,
     ability=Ability(cases=cases, bar=0.5, chance=1 / 12),
 )

@@ -94,7 +94,7 @@ def _prompt(form: tuple[str, str], shown: list[tuple[str, str]], word: str) -> s
 GENRE = Genre(
     name="few-shot",
     about="kinds of words with labels drawn anew each time",
-    share=8.0,
+    share=6.0,
     write=write,
     ability=Ability(cases=cases, bar=0.6, chance=1 / 3, factor=2.0),
 )
