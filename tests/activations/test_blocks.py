@@ -75,15 +75,15 @@ def test_a_source_that_is_closed_ends_its_thread_soon_and_goes_on_without_one(
         if threading.current_thread().name.startswith("next block"):
             done.append(len(tokens))
             begun.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
         return capture(tokens, sites)
 
     monkeypatch.setattr(model, "capture", slow)
     source = CaptureSource(model, store, SITE, **LIVE, ahead=True)
     batches = iter(source)
     own = [next(batches)]
-    assert begun.wait(10)
-    threading.Timer(0.2, go_on.set).start()
+    assert begun.wait(60)
+    threading.Thread(target=lambda: source._closing.wait(60) and go_on.set()).start()
     source.close()
     assert not named()
     assert len(done) < passes, "the block that nobody wants was made to its end"

@@ -185,7 +185,7 @@ def address(databases: dict[str, FeatureDatabase], metrics: dict[str, Any]) -> I
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    for _ in range(200):
+    for _ in range(1200):
         if server.started:
             break
         time.sleep(0.05)

@@ -22,8 +22,7 @@ def test_a_report_opened_from_disk_with_the_network_cut_shows_everything(
     strong = page.locator("bdi.h16").first.evaluate("e => getComputedStyle(e).backgroundColor")
     assert strong not in (paper, "rgba(0, 0, 0, 0)")
     page.keyboard.press("j")
-    page.wait_for_timeout(50)
-    assert page.evaluate("scrollY") > 0
+    page.wait_for_function("scrollY > 0")
     watched.check()
 
 

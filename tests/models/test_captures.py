@@ -1,7 +1,6 @@
 """Several passes of a model, made side by side where torch has several threads."""
 
 import threading
-import time
 
 import pytest
 import torch
@@ -28,12 +27,18 @@ def passes():
 def by_thread():
     """Which threads a model was passed by, given to `watch`."""
 
-    def watch(model: LanguageModel) -> list[int]:
+    def watch(model: LanguageModel, several: bool = False) -> list[int]:
         seen: list[int] = []
+        another = threading.Event()
 
         def note(*_: object) -> None:
             seen.append(threading.get_ident())
-            time.sleep(0.01)  # so that no thread is done before another has begun
+            if len(set(seen)) > 1:
+                another.set()
+            if (
+                several
+            ):  # no thread is done with all before another has begun; the first pass is alone
+                another.wait(0.3)
 
         model.blocks[0].register_forward_pre_hook(note)
         return seen
@@ -46,7 +51,7 @@ def test_side_by_side_every_pass_has_what_it_has_alone(make, passes, threads, by
     model = LanguageModel(make(name))
     sites = [site for site in model.sites() if "scale" not in site]
     alone = [model.capture(tokens, sites) for tokens in passes]
-    seen = by_thread(model)
+    seen = by_thread(model, several=True)
     threads(3)
     together = list(model.captures(passes, sites))
     assert len(set(seen)) > 1 and threading.get_ident() not in seen

@@ -67,7 +67,7 @@ def test_each_work_has_its_share_of_the_threads_and_the_policy_of_the_run(thread
 
     def work(which: int) -> None:
         if begun and which < 2:
-            together.wait(10)  # both are at it at the same time
+            together.wait(60)  # both are at it at the same time
         seen[which] = (torch.get_num_threads(), matmul.current(), threading.get_ident())
 
     with Crew(3, 2) as crew, matmul.scope("bf16"):
