@@ -143,6 +143,14 @@ def test_a_run_may_begin_with_the_weights_of_another_of_its_shape(store, tmp_pat
     again = pretrain(replace(still, start=str(tmp_path / "first")), store, tmp_path / "again")
     for name, weight in weights(first).items():
         torch.testing.assert_close(weights(again)[name], weight, atol=1e-9, rtol=0)
+    deeper = replace(still, model=replace(SHAPE, n_layers=2), start=str(first))
+    grown = weights(pretrain(deeper, store, tmp_path / "deeper"))
+    for name, weight in weights(first).items():
+        torch.testing.assert_close(grown[name], weight, atol=1e-9, rtol=0)
+    assert grown["transformer.h.1.attn.c_attn.weight"].std() > 0
+    shallower = replace(still, start=str(tmp_path / "deeper"))
+    with pytest.raises(ConfigError, match="fewer layers"):
+        pretrain(shallower, store, tmp_path / "shallower")
     other = replace(still, model=replace(SHAPE, d_mlp=48), start=str(first))
     with pytest.raises(ConfigError, match="another shape.*mlp"):
         pretrain(other, store, tmp_path / "other")

@@ -74,11 +74,19 @@ def several(found: dict[str, dict[str, Measured]]) -> str:
     names = list(found) if len(set(names)) < len(names) else names
     first = next(iter(found.values()))
     rows = [
-        [ability, f"{m.bar:.2f}", *(_cell(measured[ability]) for measured in found.values())]
+        [
+            ability,
+            f"{m.bar:.2f}",
+            f"{m.chance:.2f}",
+            *(_cell(measured[ability]) for measured in found.values()),
+        ]
         for ability, m in first.items()
     ]
-    note = "In brackets: below the bar, not applicable: the model lacks it. —: too few cases."
-    return f"{table.text(['ability', 'bar', *names], rows)}\n\n{note}"
+    note = (
+        "In brackets: below the bar, not applicable: the model lacks it. —: too few cases.\n"
+        "Chance: what a model scores that knows this kind of text but lacks the ability."
+    )
+    return f"{table.text(['ability', 'bar', 'chance', *names], rows)}\n\n{note}"
 
 
 def _row(m: Measured) -> list[str]:

@@ -51,14 +51,23 @@ def begins_alike(name: str, began: str) -> bool:
 
 
 def copy_weights(name: str, model: SmallModel) -> str:
-    """Put the weights of the language model `name` into `model`, if they fit; return its hash."""
+    """Put the weights of the language model `name` into `model`, if they fit; return its hash.
+
+    A model of more blocks keeps its own first weights in those that the other lacks, after the other's.
+    """
     start = LanguageModel.load(name, device="cpu")
     given, wanted = start.model.state_dict(), model.state_dict()
-    differing = [k for k in wanted if k not in given or given[k].shape != wanted[k].shape]
-    if differing or len(given) != len(wanted):
+    own = tuple(
+        f"transformer.h.{i}."
+        for i in range(start.model.config.num_hidden_layers, model.config.num_hidden_layers)
+    )
+    asked = [k for k in wanted if not k.startswith(own)]
+    differing = [k for k in asked if k not in given or given[k].shape != wanted[k].shape]
+    if differing or len(given) != len(asked):
         raise ConfigError(
             f"`start` is `{name}`, whose weights have another shape than this run's model"
-            f"{f' (`{differing[0]}`)' if differing else ''}. Name a model of the same preset and tokenizer."
+            f"{f' (`{differing[0]}`)' if differing else ''}. Name a model of the same preset, or of one with "
+            "fewer layers, and of the same tokenizer."
         )
-    cast(nn.Module, model).load_state_dict(given)
+    cast(nn.Module, model).load_state_dict(given, strict=not own)
     return start.hash

@@ -86,7 +86,7 @@ class PretrainConfig:
     seed: int = 0
     """Seed of the weights and of the order of contexts."""
     start: str = ""
-    """Language model whose weights the run begins with (a finished run goes on so); none: random ones."""
+    """Language model, of as many layers or fewer, with whose weights the run begins; none: random ones."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

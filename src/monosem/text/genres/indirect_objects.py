@@ -86,6 +86,28 @@ KEPT = {*NAMES, *(TEST_WORDS - PLAIN), *TEST_GIFTS, *TEST_PLACES}
 WORDS = tuple(word for word in (*POOL, *COMMON) if word not in KEPT)
 """They stand for names in a share of the sentences: what is to be learnt is of tokens, not of names;
 and for links, verbs and gifts: the form is to be found by where the two are, not by the words between."""
+ENDINGS = (
+    "ed",
+    "ing",
+    "er",
+    "ly",
+    "s",
+    "ful",
+    "less",
+    "est",
+    "ward",
+    "ness",
+    "able",
+    "ough",
+    "ide",
+)
+INFLECTED = tuple(
+    inflected
+    for word in WORDS
+    if len(word) <= 4 and not word.endswith("e")
+    for inflected in (word + ending for ending in ENDINGS)
+    if inflected not in TEST_WORDS
+)
 LETTERS = ("bcdfghklmnprstvw", "aeiou")
 
 
@@ -118,6 +140,10 @@ def _template(random: Random) -> str:
         word = _word(random)
         join = f"{between} {word.title() if between in '.?' else word}"
     opener = _or_any(random, OPENERS)
+    if random.random() < 0.25:
+        opener = f"{opener} {random.choice(('', 'the ', 'a '))}{_word(random)}"
+    if random.random() < 0.15:
+        opener += ","
     return f"{opener[0].upper()}{opener[1:]} {meeting}{join} {given}"
 
 
@@ -131,8 +157,10 @@ def _meeting(random: Random) -> str:
     elif draw < 0.8:
         done = f"{{a}} {_or_any(random, TO_ANOTHER)} {{b}}"
     else:  # any words around the two
-        before, between = (_words(random, random.randrange(n)) for n in (3, 4))
+        before, between = (_words(random, random.randrange(n)) for n in (4, 4))
         done = f"{before}{{a}} {between}{{b}} {_words(random, random.randrange(4))}".rstrip()
+    if random.random() < 0.1:
+        done = done.replace("{b}", "{b},", 1)
     return done + random.choice(TAILS)
 
 
@@ -145,12 +173,13 @@ def _words(random: Random, n: int) -> str:
 
 
 def _word(random: Random) -> str:
-    """Return any word, some made up: words that were never met may stand there in tests."""
-    if random.random() < 0.88:
+    """Return any word, some inflected and some made up: words that were never met may stand there."""
+    draw = random.random()
+    if draw < 0.7:
         return random.choice(WORDS)
-    return "".join(
-        random.choice(part) for _ in range(random.choice((1, 2, 2, 3))) for part in LETTERS
-    )
+    if draw < 0.9:
+        return random.choice(INFLECTED)
+    return "".join(random.choice(part) for _ in range(random.choice((1, 2))) for part in LETTERS)
 
 
 def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
