@@ -8,6 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from monosem.core.errors import ConfigError, UnknownNameError
+from monosem.metrics.baselines import BASELINES, Fitted
 from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
 
 SITE = "blocks.0.mlp.hook_post"
@@ -60,3 +61,50 @@ def test_baselines_that_cannot_be_are_refused_before_anything_is_read(dictionary
         evaluate_many({"mine": dictionary}, model, store, few, site=SITE)
     with pytest.raises(ConfigError, match="`pca` is the name of a baseline"):
         evaluate_many({"pca": dictionary}, model, store, ALL, site=SITE)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Fitted:
+    """Baselines of what neurons are like: sums of a few non-negative directions, after a ReLU."""
+    random = torch.Generator().manual_seed(0)
+    on = torch.rand(600, 10, generator=random) * (torch.rand(600, 10, generator=random) < 0.3)
+    atoms = torch.rand(10, 8, generator=random) * (torch.rand(10, 8, generator=random) < 0.5)
+    x = on @ atoms + 0.02 * torch.rand(600, 8, generator=random)
+    return Fitted(x, n_latents=32, seed=0)
+
+
+def test_every_baseline_has_as_many_latents_on_as_the_dictionary_it_stands_beside(fitted):
+    for name in BASELINES:
+        for k in (1, 3):
+            d = fitted.at(name, k)
+            l0 = len(d.encode_sparse(fitted.x).active()) / len(fitted.x)
+            assert l0 <= k + 0.3, (name, k, l0)
+            exact = name not in ("nmf", "lasso", "pca-one", "ica-one")  # those have positive parts
+            assert l0 >= (k - 0.05 if exact else 0.3 * k), (name, k, l0)
+
+
+def test_the_first_axes_are_the_best_linear_ones_and_one_sign_leaves_more_than_both(fitted):
+    x = fitted.x.double().numpy()
+    left = np.square(np.linalg.svd(x - x.mean(0))[1])[3:].sum()  # Eckart and Young
+    made = fitted.at("pca-first", 3)(fitted.x).double().numpy()
+    assert np.square(x - made).sum() == pytest.approx(left, rel=1e-4)
+
+    def error(name: str, k: int) -> float:
+        return float((fitted.x - fitted.at(name, k)(fitted.x)).square().sum())
+
+    for axes in ("pca", "ica"):
+        assert error(axes, 3) < error(f"{axes}-one", 3)
+    whole = fitted.at("pca-one", 8)  # each axis reads the sign with the longer tail
+    read = (fitted.x - whole.b_dec) @ whole.W_enc
+    assert (read.pow(3).sum(0) >= 0).all()
+
+
+def test_codes_are_solved_better_than_read_and_factors_need_what_is_not_negative(fitted):
+    error = {n: float((fitted.x - fitted.at(n, 2)(fitted.x)).square().sum()) for n in BASELINES}
+    assert error["classical"] < min(error["random"], error["pca-first"])
+    free = fitted.at("nmf", 10)
+    assert float(free.alpha) == 0 < float(fitted.at("nmf", 1).alpha)
+    with pytest.raises(ConfigError, match="NMF is of activations that are not negative"):
+        Fitted(fitted.x - 1, n_latents=8).at("nmf", 2)
+    with pytest.raises(UnknownNameError, match="baseline `ic`"):
+        fitted.at("ic", 2)

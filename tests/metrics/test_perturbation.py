@@ -4,6 +4,7 @@ from scipy.sparse import csr_array
 
 from monosem.metrics.perturbation import WARNING, Coded, scr, tpp
 from monosem.metrics.probes import balanced, fit
+from monosem.metrics.sparse_probing import supervised_probe
 
 N, D = 2400, 24
 
@@ -84,3 +85,27 @@ def test_what_cannot_be_measured_says_why():
     never = scr(coded, labels[:, 0], labels[:, 0], groups, ns=(2,))[2]
     assert never.void == "not applicable: the rarest pair of labels has 0 examples, of at least 25"
     assert "arXiv:2605.18229" in WARNING
+
+
+def test_targeted_perturbation_is_the_mean_of_its_definition_and_its_interval_draws_contexts():
+    coded, labels, groups = world(mixed=True)
+    each = splits(labels, groups)
+    known = {name: supervised_probe(coded.x, split) for name, split in each.items()}
+    found = tpp(coded, each, ns=(2,), supervised=known)[2]
+    probes = {name: probe for name, (_, probe) in known.items()}
+    scores = []
+    for name, split in each.items():
+        effects = coded.effects(split.train, split.labels[split.train], probes[name])
+        chosen = np.argsort(-effects, kind="stable")[:2]
+        chosen, drop = chosen[effects[chosen] > 0], {}
+        for other, test in each.items():
+            y, rows = test.labels[test.test], test.test
+            taken = coded.x[rows] - coded.latents.toarray()[rows][:, chosen] @ coded.W_dec[chosen]
+            before, after = (probes[other].scores(x) > 0 for x in (coded.x[rows], taken))
+            drop[other] = (before == y).mean() - (after == y).mean()
+        scores.append(drop.pop(name) - np.mean(list(drop.values())))
+    assert found.value == pytest.approx(np.mean(scores)) and found.n == 4
+    assert found.low < found.value < found.high and found.null < found.null_high
+    same = dict.fromkeys("abcd", known["0"])  # one label four times: nothing of it alone is lost
+    alike = tpp(coded, dict.fromkeys("abcd", each["0"]), ns=(2,), supervised=same)[2]
+    assert (alike.value, alike.low, alike.high) == pytest.approx((0, 0, 0), abs=1e-12)

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_array
 
-from monosem.metrics.measure import Measure, grouped, mean, not_applicable
+from monosem.metrics.measure import N_CHANCES, Measure, grouped, mean, not_applicable
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Split, f1, fit
 from monosem.metrics.sparse_probing import Known, lacking, supervised_probe, telling
 
@@ -31,8 +31,6 @@ RISE = 0.03
 MOST_MAIN = 10
 LEAST_COSINE, LEAST_SHARE = 0.025, 0.4
 FRACTION_COSINE, MOST_ABSORBERS = 0.1, 3
-N_CHANCES = 5
-"""Deals over which the null is averaged."""
 FEWEST_CLASSES = 3
 """Classes of a task for which something can be said, below which their mean is not."""
 
@@ -90,7 +88,7 @@ def absorption(
     full, fraction, absorbers = looked_at(few, centred, W_dec, direction, main)
     groups = split.test_groups[np.isin(split.test, rows)]
     chance = [_by_chance(few, centred, W_dec, direction, main, seed + i) for i in range(N_CHANCES)]
-    nulls: list[float] = np.mean(chance, axis=0).tolist()
+    nulls = np.array(chance).T
     named, counts = np.unique(absorbers[absorbers >= 0], return_counts=True)
     return Absorption(
         full=grouped(lambda i: float(full[i].mean()), groups, seed=seed, null=nulls[0]),

@@ -23,14 +23,12 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from monosem.metrics.measure import Measure, grouped, not_applicable
+from monosem.metrics.measure import N_CHANCES, Measure, Null, grouped, not_applicable
 from monosem.metrics.perturbation import Coded
 from monosem.metrics.probes import FEWEST, MOST_STEPS, NEEDED_F1
 
 NS = (1, 2, 4, 8, 16, 32, 64)
 N_PAIRS = 400
-N_CHANCES = 5
-"""Random sets of latents over which the null is averaged."""
 FEWEST_ATTRIBUTES = 2
 Reader = Callable[[Float[np.ndarray, "n d"]], Int64[np.ndarray, " n"]]
 """Says which class of an attribute activations are of."""
@@ -152,14 +150,14 @@ def _of_one(
         [part.mean() for part in score(test, random.choice(fires, min(best, len(fires)), False))]
         for _ in range(N_CHANCES)
     ]
-    nulls: list[float] = np.mean(chance, axis=0).tolist()
+    nulls = np.array(chance).T
     contexts = groups[test[0]]  # those of the bases are drawn anew
 
-    def over(values: np.ndarray, null: float) -> Measure:
+    def over(values: np.ndarray, null: Null) -> Measure:
         return grouped(lambda i: float(values[i].mean()), contexts, seed=seed, null=null)
 
     return Disentanglement(
-        score=over((cause + isolation) / 2, sum(nulls) / 2),
+        score=over((cause + isolation) / 2, nulls.mean(0)),
         cause=over(cause, nulls[0]),
         isolation=over(isolation, nulls[1]),
         latents=chosen,

@@ -3,7 +3,8 @@
     interval   95 %, by the percentile bootstrap of what was drawn independently (contexts, latents,
                test examples), seeded; or Wilson's, of a share of independent cases
     null       the same measure where it can only be chance: labels shuffled, tokens paired anew, random
-               directions; of as many candidates, where it is the largest of several
+               directions; of as many candidates, where it is the largest of several. Where chance was drawn
+               several times: their mean, and `null_high`, which 95 % of them stay under
 
 A measure whose precondition fails has no value and says `not applicable: …`.
 """
@@ -20,6 +21,10 @@ from monosem.core.config import Json
 LEVEL = 95.0
 """Per cent that an interval covers."""
 N_DRAWS = 500
+N_CHANCES = 10
+"""Draws of chance, where one is a whole search or fit."""
+Null = float | np.ndarray | None
+"""What chance gives: a number, or several draws of it."""
 Z = 1.959964
 
 
@@ -32,7 +37,9 @@ class Measure:
     """Ends of the interval around `value`, where it has one."""
     high: float | None = None
     null: float | None = None
-    """The same by chance."""
+    """The same by chance; the mean, where it was drawn several times."""
+    null_high: float | None = None
+    """What 95 % of those draws stay under."""
     n: int = 0
     """What it is measured on: tokens, latents, examples."""
     void: str = ""
@@ -44,24 +51,28 @@ class Measure:
 
     @property
     def beyond_null(self) -> bool:
-        """Whether all of the interval lies above what chance gives."""
-        return self.low is not None and self.null is not None and self.low > self.null
+        """Whether all of the interval lies above what chance gives, above nearly all draws of it."""
+        chance = self.null if self.null_high is None else self.null_high
+        return self.low is not None and chance is not None and self.low > chance
 
     def json(self) -> Json:
         """What is known of it, and nothing else."""
-        optional = {"low": self.low, "high": self.high, "null": self.null}
+        names = ("low", "high", "null", "null_high")
+        optional: dict[str, float | None] = {name: getattr(self, name) for name in names}
         known: Json = {k: v for k, v in optional.items() if v is not None and math.isfinite(v)}
         known |= {"n": self.n} if self.n else {}
         known |= {"void": self.void} if self.void else {}
         return {"value": self.value} | known
 
     def __str__(self) -> str:
-        """`0.72 [0.70, 0.74] (chance 0.31)`, or why there is none."""
+        """`0.72 [0.70, 0.74] (chance 0.31, 95 % under 0.4)`, or why there is none."""
         if self.value is None:
             return self.void
         around = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
-        chance = "" if self.null is None else f" (chance {self.null:.3g})"
-        return f"{self.value:.3g}{around}{chance}"
+        if self.null is None:
+            return f"{self.value:.3g}{around}"
+        most = "" if self.null_high is None else f", 95 % under {self.null_high:.3g}"
+        return f"{self.value:.3g}{around} (chance {self.null:.3g}{most})"
 
 
 def not_applicable(reason: str, n: int = 0) -> Measure:
@@ -73,13 +84,28 @@ def not_applicable(reason: str, n: int = 0) -> Measure:
     return Measure(value=None, n=n, void=f"not applicable: {reason}")
 
 
+def beside_chance(found: Measure, null: Null) -> Measure:
+    """Return a measure with its chance: of several draws the mean, and what 95 % stay under.
+
+    >>> beside_chance(Measure(value=1.0), np.array([0.1, 0.3])).null
+    0.2
+    """
+    if null is None or isinstance(null, float | int):
+        return replace(found, null=null)
+    known = null[np.isfinite(null)]
+    if not len(known):
+        return found
+    high = float(np.percentile(known, LEVEL))
+    return replace(found, null=float(known.mean()), null_high=high)
+
+
 def bootstrap(
     statistic: Callable[[Int64[np.ndarray, " drawn"]], float],
     n: int,
     *,
     seed: int = 0,
     n_draws: int = N_DRAWS,
-    null: float | None = None,
+    null: Null = None,
 ) -> Measure:
     """Return `statistic` of the units 0 to n - 1, with the interval of drawing `n` of them anew.
 
@@ -95,7 +121,8 @@ def bootstrap(
     if not len(draws) or not math.isfinite(value):
         return not_applicable(f"not finite ({value})", n)
     low, high = np.percentile(draws, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return Measure(value=float(value), low=float(low), high=float(high), null=null, n=n)
+    found = Measure(value=float(value), low=float(low), high=float(high), n=n)
+    return beside_chance(found, null)
 
 
 def grouped(
@@ -104,7 +131,7 @@ def grouped(
     *,
     seed: int = 0,
     n_draws: int = N_DRAWS,
-    null: float | None = None,
+    null: Null = None,
 ) -> Measure:
     """Return `statistic` of all rows, with the interval of drawing their groups (contexts) anew.
 
@@ -130,7 +157,7 @@ def mean(
     *,
     weights: Float[np.ndarray, " n"] | None = None,
     seed: int = 0,
-    null: float | None = None,
+    null: Null = None,
 ) -> Measure:
     """Return the mean of independent values, or the ratio Σ values / Σ weights of independent pairs.
 
@@ -147,13 +174,13 @@ def mean(
     return bootstrap(ratio, len(values), seed=seed, null=null)
 
 
-def median(values: Float[np.ndarray, " n"], *, seed: int = 0, null: float | None = None) -> Measure:
+def median(values: Float[np.ndarray, " n"], *, seed: int = 0, null: Null = None) -> Measure:
     """Return the median of independent values; those that are not numbers are left out."""
     known = values[np.isfinite(values)]
     return bootstrap(lambda drawn: float(np.median(known[drawn])), len(known), seed=seed, null=null)
 
 
-def share(n_true: int, n: int, *, null: float | None = None) -> Measure:
+def share(n_true: int, n: int, *, null: Null = None) -> Measure:
     """Return `n_true` / `n` with Wilson's interval.
 
     >>> found = share(360, 400)

@@ -11,7 +11,8 @@
 Targeted probe perturbation and spurious correlation removal, from SAEBench (Karvonen et al. 2025), after
 SHIFT (Marks et al. 2024). **An audit (arXiv:2605.18229, with an author of SAEBench) finds that these two
 should not be used to compare dictionaries**. They are here to be repeated, with that warning in `WARNING`,
-and with what as many latents drawn at random do as the null.
+and with what as many latents drawn at random do as the null, ten times. The interval of TPP draws labels
+anew, and contexts of the test.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +22,19 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_array
 
-from monosem.metrics.measure import Measure, bootstrap, grouped, not_applicable
+from monosem.metrics.measure import (
+    N_CHANCES,
+    N_DRAWS,
+    Measure,
+    beside_chance,
+    grouped,
+    not_applicable,
+)
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Probe, Split, fit
 from monosem.metrics.sparse_probing import Known, supervised_probe
 
 NS = (2, 5, 10, 20, 50)
 """Numbers of latents that are taken away."""
-N_CHANCES = 5
-"""Random sets of latents over which the null is averaged."""
 FEWEST_LABELS = 3
 SMALLEST_GAP = 0.05
 """Between biased and oracle accuracy, below which a share of it says nothing."""
@@ -84,24 +90,80 @@ def tpp(
         )
         return dict.fromkeys(ns, void)
     random = np.random.default_rng(seed)
-    drops: dict[int, list[tuple[float, float]]] = {n: [] for n in ns}
-    for name, probe in probes.items():
+    tested = _Tested(coded, splits, probes)
+    own: dict[int, list[np.ndarray]] = {n: [] for n in ns}
+    chance: dict[int, list[list[float]]] = {n: [] for n in ns}
+    for i, (name, probe) in enumerate(probes.items()):
         train = splits[name].train
         effects = coded.effects(train, splits[name].labels[train], probe)
         order = np.argsort(-effects, kind="stable")
-        able = order[effects[order] > 0]
-        fires = np.flatnonzero(coded.effects(train, splits[name].labels[train], probe) != 0)
+        able, fires = order[effects[order] > 0], np.flatnonzero(effects != 0)
         for n in ns:
             few = min(n, len(able), len(fires))
-            chance = [
-                _own_less_others(
-                    coded, splits, probes, name, random.choice(fires, few, replace=False)
-                )
-                for _ in range(N_CHANCES)
-            ]
-            own = _own_less_others(coded, splits, probes, name, able[:n])
-            drops[n].append((own, sum(chance) / N_CHANCES))
-    return {n: _over_labels(np.array(found), seed) for n, found in drops.items()}
+            drawn = [random.choice(fires, few, replace=False) for _ in range(N_CHANCES)]
+            own[n].append(tested.drops(able[:n]))
+            chance[n].append([tested.targeted(tested.drops(some), i) for some in drawn])
+    return {n: tested.over_labels(np.stack(own[n]), np.array(chance[n]), seed) for n in ns}
+
+
+class _Tested:
+    """Test examples of all labels, and how right their probes are on them, context by context."""
+
+    def __init__(
+        self, coded: Coded, splits: Mapping[str, Split], probes: Mapping[str, Probe]
+    ) -> None:
+        self._coded, self._probes = coded, list(probes.values())
+        self._tests = [splits[name].test for name in probes]
+        self._y = [splits[name].labels[splits[name].test] for name in probes]
+        groups = [splits[name].test_groups for name in probes]
+        contexts = np.unique(np.concatenate(groups))
+        self._context_of = [np.searchsorted(contexts, own) for own in groups]
+        self._n = len(contexts)
+        self._before = [
+            _right(p, coded.x[rows], y)
+            for p, rows, y in zip(self._probes, self._tests, self._y, strict=True)
+        ]
+        self._counts = np.stack(
+            [np.bincount(own, minlength=self._n).astype(float) for own in self._context_of]
+        )
+
+    def drops(self, chosen: Int64[np.ndarray, " chosen"]) -> Float[np.ndarray, "labels contexts"]:
+        """Return how many examples of each label, in each context, are no longer right."""
+        found: list[np.ndarray] = []
+        for probe, rows, y, context_of, before in zip(
+            self._probes, self._tests, self._y, self._context_of, self._before, strict=True
+        ):
+            lost = before - _right(probe, self._coded.without(rows, chosen), y)
+            found.append(np.bincount(context_of, lost, minlength=self._n))
+        return np.stack(found)
+
+    def targeted(self, drops: np.ndarray, i: int, weights: np.ndarray | None = None) -> float:
+        """Return the drop of label `i` less the mean of the others'; contexts count as `weights` say."""
+        w = np.ones(self._n) if weights is None else weights
+        shares = (drops @ w) / np.maximum(self._counts @ w, 1e-12)
+        return float(shares[i] - np.delete(shares, i).mean())
+
+    def over_labels(
+        self,
+        own: Float[np.ndarray, "labels labels contexts"],
+        chance: Float[np.ndarray, "labels chances"],
+        seed: int,
+    ) -> Measure:
+        """Return the mean over labels; its interval draws labels anew, and contexts."""
+        n, random = len(own), np.random.default_rng(seed)
+
+        def mean(labels: np.ndarray, weights: np.ndarray) -> float:
+            each = [self.targeted(own[i], i, weights) for i in range(n)]
+            return float(np.array(each)[labels].mean())
+
+        def drawn() -> float:
+            weights = np.bincount(random.integers(0, self._n, self._n), minlength=self._n)
+            return mean(random.integers(0, n, n), weights.astype(float))
+
+        low, high = np.percentile([drawn() for _ in range(N_DRAWS)], [2.5, 97.5])
+        value = mean(np.arange(n), np.ones(self._n))
+        found = Measure(value=value, low=float(low), high=float(high), n=n)
+        return beside_chance(found, chance.mean(0))
 
 
 def scr(
@@ -182,27 +244,5 @@ def _recovered(
         gap = float((oracle[drawn] - biased[drawn]).sum())
         return float((of[drawn] - biased[drawn]).sum()) / gap if gap > 0 else float("nan")
 
-    null = float(np.mean([share(each, np.arange(len(biased))) for each in chance]))
+    null = np.array([share(each, np.arange(len(biased))) for each in chance])
     return grouped(lambda i: share(ablated, i), groups, seed=seed, null=null)
-
-
-def _own_less_others(
-    coded: Coded,
-    splits: Mapping[str, Split],
-    probes: Mapping[str, Probe],
-    name: str,
-    chosen: Int64[np.ndarray, " chosen"],
-) -> float:
-    drops: dict[str, float] = {}
-    for other, probe in probes.items():
-        test, labels = splits[other].test, splits[other].labels
-        before = _right(probe, coded.x[test], labels[test]).mean()
-        after = _right(probe, coded.without(test, chosen), labels[test]).mean()
-        drops[other] = float(before - after)
-    own = drops.pop(name)
-    return own - sum(drops.values()) / len(drops)
-
-
-def _over_labels(found: Float[np.ndarray, "labels two"], seed: int) -> Measure:
-    own, chance = found.T
-    return bootstrap(lambda i: float(own[i].mean()), len(own), seed=seed, null=float(chance.mean()))

@@ -2,8 +2,7 @@
 
     chosen   the k latents with the largest |E[a | label] - E[a | not]| / E[a | a > 0], on training examples
     value    AUC of a logistic regression of these alone, on test examples of other contexts
-    null     the same with the training labels shuffled, the mean of a few times: as many candidates, nothing
-             to be found
+    null     the same with the training labels shuffled, ten times: as many candidates, nothing to be found
 
 The protocol of sae-probes (Kantamneni et al. 2025, arXiv:2502.16681), on balanced classes; an audit of
 the usual benchmarks (arXiv:2605.18229) found it the most reliable of them. Not applicable where a
@@ -18,12 +17,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_array
 
-from monosem.metrics.measure import Measure, grouped, not_applicable
+from monosem.metrics.measure import N_CHANCES, Measure, Null, grouped, not_applicable
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Probe, Split, auc, f1, fit
 
 KS = (1, 2, 4, 8, 16)
-N_CHANCES = 5
-"""Shuffles over which the null is averaged."""
 Known = tuple[Measure, Probe]
 """A supervised probe of the activations, with its F1."""
 
@@ -79,8 +76,8 @@ def sparse_probing(
     for k in ks:
         scores = _scores(latents, split, order[:k], split.labels[split.train], seed)
         chance = _by_chance(latents, split, k, seed)
-        aucs[k] = _auc(scores, split, seed, float(np.mean([auc(c, y) for c in chance])))
-        f1s[k] = _f1(scores, split, seed, float(np.mean([f1(c > 0, y) for c in chance])))
+        aucs[k] = _auc(scores, split, seed, np.array([auc(c, y) for c in chance]))
+        f1s[k] = _f1(scores, split, seed, np.array([f1(c > 0, y) for c in chance]))
     return SparseProbing(supervised=reached, auc=aucs, f1=f1s, latents=order[: max(ks)])
 
 
@@ -130,11 +127,11 @@ def _scores(
     return probe.scores(few[split.test].toarray())
 
 
-def _auc(scores: np.ndarray, split: Split, seed: int, null: float) -> Measure:
+def _auc(scores: np.ndarray, split: Split, seed: int, null: Null) -> Measure:
     y, groups = split.labels[split.test], split.test_groups
     return grouped(lambda i: auc(scores[i], y[i]), groups, seed=seed, null=null, n_draws=200)
 
 
-def _f1(scores: np.ndarray, split: Split, seed: int, null: float) -> Measure:
+def _f1(scores: np.ndarray, split: Split, seed: int, null: Null) -> Measure:
     y, groups = split.labels[split.test], split.test_groups
     return grouped(lambda i: f1(scores[i] > 0, y[i]), groups, seed=seed, null=null)

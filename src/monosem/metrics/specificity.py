@@ -12,7 +12,7 @@ strong ones. Intervals draw contexts anew, because tokens of one are not indepen
 of a unit that fires anywhere is the share of such tokens, its sensitivity the share it fires on.
 
 `best_unit` looks for the latent that correlates most on half of the contexts, and measures it on the
-others; its chance is the same search with the proxy's contexts in another order.
+others; its chance is the same search with the proxy's contexts in another order, ten times.
 """
 
 from dataclasses import dataclass, replace
@@ -22,12 +22,10 @@ from jaxtyping import Float, Int64
 from scipy.sparse import csr_array
 
 from monosem.core.errors import ConfigError, ShapeMismatchError
-from monosem.metrics.measure import Measure, bootstrap, not_applicable
+from monosem.metrics.measure import N_CHANCES, Measure, beside_chance, bootstrap, not_applicable
 from monosem.metrics.sample import Sample, shape_of
 
 N_LEVELS = 20
-N_CHANCES = 10
-"""Orders of contexts over which the null of a search is averaged."""
 FEWEST = 20
 """Tokens where the proxy is above 0, and where the unit fires, below which nothing is said."""
 
@@ -159,10 +157,8 @@ def best_unit(sample: Sample, proxy: Float[np.ndarray, "n context"], *, seed: in
     measured = specificity(
         sample.column(latent)[~choosing], p[~choosing], text.context_of[~choosing], seed=seed
     )
-    found = measured.correlation
-    kept = Measure(
-        value=found.value, low=found.low, high=found.high, null=null, n=found.n, void=found.void
-    )
+    kept = measured.correlation
+    kept = beside_chance(kept, null) if kept.applicable else kept
     return BestUnit(latent=latent, correlation=kept, agreement=measured)
 
 
@@ -186,8 +182,8 @@ def _strongest(latents: csr_array, proxy: Float[np.ndarray, " tokens"]) -> int:
 
 def _by_chance(
     sample: Sample, proxy: np.ndarray, half: np.ndarray, random: np.random.Generator
-) -> float:
-    """Return what latents chosen for the proxy of other contexts correlate with it elsewhere, in the mean."""
+) -> Float[np.ndarray, " chances"]:
+    """Return what latents chosen for the proxy of other contexts correlate with it elsewhere, each time."""
     text = sample.text
     known = np.maximum(np.where(np.isfinite(proxy), proxy, 0.0), 0.0)
     choosing = half[text.context_of]
@@ -197,7 +193,7 @@ def _by_chance(
         p = text.at(known[random.permutation(len(text))])
         latent = _strongest(mine, p[choosing])
         found.append(float(np.nan_to_num(correlations(theirs[:, [latent]], p[~choosing])[0])))
-    return float(np.mean(found))
+    return np.array(found)
 
 
 def _by_context(

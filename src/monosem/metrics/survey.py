@@ -158,7 +158,9 @@ def _polysemanticity(subject: Subject) -> Measures:
 
 
 def _accounted(sample: Sample, seed: int) -> Measures:
-    """Return for how many coordinates of the site a few latents account, and how many latents it takes.
+    """Return for how many coordinates of the site a few units account, and how many of them it takes.
+
+    Units are the latents of what is measured: neurons, where that is the neuron basis.
 
     The chance of the first is that of coordinates of other contexts.
     """
@@ -175,13 +177,11 @@ def _accounted(sample: Sample, seed: int) -> Measures:
     more = [float(MOST_LATENTS + 1)] * (len(needed) - len(reached))  # it takes more than were tried
     middle = median(np.array(reached + more), seed=seed)
     if middle.value is not None and middle.value > MOST_LATENTS:
-        middle = not_applicable(
-            f"{MOST_LATENTS} latents explain fewer than half of the coordinates"
-        )
+        middle = not_applicable(f"{MOST_LATENTS} units explain fewer than half of the coordinates")
     null = float(np.mean(elsewhere)) if elsewhere else None
     return {
         f"coordinates_explained_to_{SHARE}": share(len(reached), len(needed), null=null),
-        "latents_needed": middle,
+        "units_needed": middle,
     }
 
 
