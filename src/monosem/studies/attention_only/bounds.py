@@ -58,14 +58,18 @@ def ungated(
     best: Approximation,
     x: Float[Tensor, "*batch d_model"],
     dtype: torch.dtype,
-) -> float:
-    """Return the largest error of any output of an ungated MLP on the rows `x`."""
+    *,
+    away: Float[Tensor, "*batch"] | None = None,
+) -> Float[Tensor, "*batch d_model"]:
+    """Return the largest error of each output of an ungated MLP on rows `x`, or on any so far `away`."""
     into, out = Affine.of(submodule(block, row.pre)), Affine.of(submodule(block, row.down))
     s, heads = into.reach(x.double()), best.heads
+    if away is not None:
+        s = s + into.weight.norm(dim=1) * away[..., None]
     n_heads = heads.n_heads * s.shape[-1]
     left = best.error + _summed(best, s, x.shape[-1], n_heads, dtype)
     around = out.bias.abs() + abs(heads.constant) * out.weight.abs().sum(1)
-    return float((left @ out.weight.abs().T + gamma(n_heads + 8, dtype) * around).max())
+    return left @ out.weight.abs().T + gamma(n_heads + 8, dtype) * around
 
 
 def gated(
@@ -76,8 +80,8 @@ def gated(
     epsilon: Float[Tensor, " n_neurons"],
     x: Float[Tensor, "*batch d_model"],
     dtype: torch.dtype,
-) -> float:
-    """Return the largest error of any output of a gated MLP on the rows `x`, ε of each neuron given."""
+) -> Float[Tensor, "*batch d_model"]:
+    """Return the largest error of each output of a gated MLP on the rows `x`, ε of each neuron given."""
     gate, up, out = (Affine.of(submodule(block, path)) for path in (row.pre, row.up, row.down))
     x, m, n = x.double(), product.n_terms, len(epsilon)
     a = best.heads(gate(x)).abs() + best.error  # act(g), at most
@@ -89,7 +93,7 @@ def gated(
     cancelling = 1.5 * product.size / eps * (u + du)
     n_heads = n * (m + 1)
     left = u * (truncated + c * da) + c * a_hat * du + gamma(n_heads + 16, dtype) * cancelling
-    return float((left @ out.weight.abs().T + gamma(n_heads, dtype) * out.bias.abs()).max())
+    return left @ out.weight.abs().T + gamma(n_heads, dtype) * out.bias.abs()
 
 
 def epsilons(converted_mlp: Any, n_terms: int) -> Float[Tensor, " n_neurons"]:
