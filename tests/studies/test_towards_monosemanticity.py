@@ -1,6 +1,8 @@
 """Studies: the neurons of a one-layer model taken apart, at the smallest scale; edges checked by hand."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +12,26 @@ from scipy.sparse import csr_array
 
 from monosem import cli
 from monosem.core.errors import ConfigError
+from monosem.dictionaries.latents import ragged_from_dense
+from monosem.dictionaries.relu import ReLU, ReLUConfig
 from monosem.metrics.measure import Measure
 from monosem.metrics.sample import Sample, Text
-from monosem.metrics.universality import Similarity
+from monosem.metrics.universality import Similarity, similarity
+from monosem.models.effects import logit_effects
 from monosem.models.language_model import LanguageModel, load_model
 from monosem.studies.by_token import activation_by_token
-from monosem.studies.towards_monosemanticity.automata import after
+from monosem.studies.towards_monosemanticity.automata import TOP, after, raised
 from monosem.studies.towards_monosemanticity.control import of_one_token
-from monosem.studies.towards_monosemanticity.study import FIGURES, towards_monosemanticity
-from monosem.studies.towards_monosemanticity.universality import children, edge
+from monosem.studies.towards_monosemanticity.setting import SCALES, Setting
+from monosem.studies.towards_monosemanticity.study import (
+    FIGURES,
+    figure_key,
+    towards_monosemanticity,
+)
+from monosem.studies.towards_monosemanticity.universality import LEAST, children, edge, often
 from monosem.text.tokens import TokenStore
+
+SITE = "blocks.0.mlp.hook_post"
 
 
 def drawn(tokens: list[list[int]], latents: list[list[float]]) -> Sample:
@@ -84,6 +96,41 @@ def test_a_second_model_with_another_vocabulary_is_refused(
     assert cli.main(["study", "towards-monosemanticity", "--residual", "hook_embed"]) == 2
 
 
+def test_only_figures_of_both_models_are_made_anew_when_a_second_is_named(
+    model: LanguageModel, store: TokenStore, tmp_path: Path
+) -> None:
+    alone = Setting(SCALES["tiny"], model, store, SITE, tmp_path)
+    both = dataclasses.replace(alone, second=load_model("1L-a"))
+    other = dataclasses.replace(alone, seed=1)
+    changed = {name for name in FIGURES if figure_key(name, alone) != figure_key(name, both)}
+    assert changed == {"universality"}
+    assert all(figure_key(name, alone) != figure_key(name, other) for name in FIGURES)
+
+
+def test_raised_tokens_are_those_above_the_mean_of_all_latents(
+    model: LanguageModel, store: TokenStore, tmp_path: Path
+) -> None:
+    setting = Setting(SCALES["tiny"], model, store, SITE, tmp_path)
+    width = model.width(SITE)
+    main = ReLU(ReLUConfig(d_in=width, d_out=width, n_latents=24, l1=0.1))
+    setting.__dict__["main"] = main
+    with torch.no_grad():
+        effects = logit_effects(model, SITE, main.W_dec)
+        wanted = (effects - effects.mean(0)).topk(TOP, dim=1).indices.sort(dim=1).values
+    assert np.sort(raised(setting), 1).tolist() == wanted.tolist()
+
+
+def test_a_latent_that_fires_on_few_tokens_is_like_nobody() -> None:
+    """Latent 1 of A fires once, where latent 0 of B does: masked cosine 1, of one token."""
+    a, b = torch.zeros(2 * LEAST, 2), torch.zeros(2 * LEAST, 1)
+    a[:LEAST, 0], a[0, 1], b[:LEAST, 0] = 1.0, 1.0, torch.rand(LEAST) + 0.1
+    latents = [(ragged_from_dense(a[i::2]), ragged_from_dense(b[i::2])) for i in (0, 1)]
+    found = similarity(often(lambda: latents), 2, 1)
+    assert found.masked[0] == pytest.approx(float(b.mean() * 2 / b.square().mean().mul(2).sqrt()))
+    assert found.masked[1].isnan()
+    assert not similarity(lambda: latents, 2, 1).masked[1].isnan()
+
+
 @pytest.mark.slow
 def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -96,3 +143,7 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
     assert items["shuffled model: FVU"] > items["model: FVU"]
     assert {p.name for p in out.glob("*.figure.json")} == {f"{n}.figure.json" for n in FIGURES}
     assert "Finite-state automata" in (out / "report.html").read_text("utf-8")
+    index = (out / "dictionaries.html").read_text("utf-8")
+    pages = re.findall(r'href="([^"]+x-[0-9a-f]{8}\.html)"', index)
+    assert len(pages) == 2 and items["2 ×: features described"] > 900
+    assert all("drawn at random" in (out / page).read_text("utf-8") for page in pages)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from monosem.core.config import Json
 from monosem.core.errors import ConfigError, unknown_name
 from monosem.rendering import table
 
 if TYPE_CHECKING:
+    from monosem.features.database import FeatureDatabase
     from monosem.studies.report import Figure
 
 HELP = "recompute the claims of a paper"
@@ -141,8 +143,17 @@ def _figures(given: Arguments) -> int:
         from monosem.studies.towards_monosemanticity.study import towards_monosemanticity
 
         second = LanguageModel.load(given.second, device=given.device) if given.second else None
+        shared["write_page"] = _write_page
         found = towards_monosemanticity(out, site=given.mlp, second=second, **shared)
     return _show(found, out, given.json)
+
+
+def _write_page(database: "FeatureDatabase", measures: Json, out: Path, title: str) -> None:
+    """Write the page of one dictionary: studies know nothing of the explorer."""
+    from monosem.explorer.report import write_report  # for start-up time
+
+    name = database.dictionary_name
+    write_report({name: database}, {name: measures}, out, title=title, chosen=6, random=10)
 
 
 def _show(found: "list[Figure]", out: Path, as_json: bool) -> int:

@@ -116,6 +116,43 @@ def write(figures: Sequence[Figure], out: Path, *, title: str, lead: str) -> Pat
     return temporary.replace(out / PAGE)
 
 
+def make(
+    stages: Mapping[str, Stage],
+    figures: Sequence[str],
+    out: Path,
+    *,
+    title: str,
+    lead: str,
+    fresh: bool = False,
+) -> list[Figure]:
+    """Return `figures` of `stages` (none named: all), and write the page of those `out` has after each."""
+
+    def done() -> None:
+        write(kept(stages, out), out, title=title, lead=lead)
+
+    wanted = {name: stages[name] for name in figures or stages}
+    return run_stages(wanted, out, fresh=fresh, done=done)
+
+
+def missing(lacks: Mapping[str, tuple[str, str]]) -> Figure:
+    """Return the figure of what a study has not: by name, what the paper has, and why it is not here."""
+    return Figure(
+        name="missing",
+        title="What is not here",
+        text="What the paper shows and this study cannot recompute yet, and why.",
+        items=tuple(
+            Item(
+                item=item,
+                here=f"missing: {why}",
+                paper=paper,
+                paper_certainty="read in the paper",
+                how="—",
+            )
+            for item, (paper, why) in lacks.items()
+        ),
+    )
+
+
 def item_json(item: Item) -> dict[str, Value]:
     """Return an item as `report.json` has it."""
     return {

@@ -1,12 +1,61 @@
-"""What studies share in running: dictionaries that are trained once, wherever they are needed again."""
+"""What studies share in running: names checked at the door, text of their own, dictionaries trained once."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerFast
+
 from monosem.core.config import content_hash, to_json
+from monosem.core.errors import ConfigError, unknown_name
 from monosem.models.language_model import LanguageModel
-from monosem.text.tokens import TokenStore
+from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 from monosem.training.run import TrainingRun
 from monosem.training.trainer import TrainConfig, train
+
+CONTEXT = 128
+"""Tokens a context of a study's own text, where the model reads as many."""
+
+
+def check(
+    out: Path,
+    *,
+    scale: str,
+    scales: Collection[str],
+    figures: Sequence[str],
+    known: Collection[str],
+) -> None:
+    """Raise for a scale or figure that does not exist, and for a file where the folder is to be."""
+    if scale not in scales:
+        raise unknown_name("scale", scale, scales)
+    for name in figures:
+        if name not in known:
+            raise unknown_name("figure", name, known)
+    if out.is_file():
+        raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
+
+
+def own_text(
+    model: LanguageModel,
+    out: Path,
+    *,
+    max_tokens: int,
+    corpora: tuple[str, ...] = ("python",),
+    weights: tuple[float, ...] = (),
+    fresh: bool = False,
+) -> TokenStore:
+    """Return text that comes with the package as `model` reads it, kept in `out`; 0 tokens: all of it."""
+    if not isinstance(model.tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(
+            f"`{model.name}` brings no fast tokenizer to read text with. Give a token store."
+        )
+    config = TokensConfig(
+        corpora=corpora,
+        weights=weights,
+        max_tokens=max_tokens,
+        context=min(CONTEXT, model.context or CONTEXT),
+    )
+    folder = out / f"tokens-{max_tokens or 'all'}"
+    return build_token_store(config, folder, tokenizer=model.tokenizer, fresh=fresh)
 
 
 def trained(

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from scipy.sparse import csc_array, csr_array
+from torch import Tensor
 
 from monosem.metrics.sample import Sample
 from monosem.models.effects import logit_effects
@@ -30,6 +31,8 @@ LIFT = 3.0
 LEAST = 20
 """Firings that a latent needs."""
 SHOWN = 12
+AT_ONCE = 1024
+"""Latents whose effects on all logits are in memory at once."""
 N_PERMUTATIONS = 5
 """Times that the logits are dealt out anew."""
 
@@ -106,13 +109,12 @@ class Evidence:
     def of(cls, setting: Setting) -> "Evidence":
         """Return the evidence on the main dictionary."""
         sample = setting.sample
-        effects = logit_effects(setting.model, setting.site, setting.main.W_dec.detach())
-        # Tokens that every latent raises, frequent ones, say nothing of any.
-        raised = (effects - effects.mean(0)).topk(TOP, dim=1).indices.cpu().numpy()
         tokens = sample.text.tokens[sample.text.ordinary]
-        on_token = activation_by_token(sample, tokens, effects.shape[1])
+        on_token = activation_by_token(sample, tokens, setting.model.vocab_size)
         share = scaled(on_token, 1 / np.maximum(sums(on_token, 1), 1e-30))
-        return cls(raised, share.tocsc(), after(sample), np.flatnonzero(sample.n_fired() >= LEAST))
+        return cls(
+            raised(setting), share.tocsc(), after(sample), np.flatnonzero(sample.n_fired() >= LEAST)
+        )
 
     def edges(self, dealt: Int64[np.ndarray, " n_latents"]) -> list[Edge]:
         """Return the edges, the strongest first, where latent i raises what `dealt[i]` raises."""
@@ -123,6 +125,21 @@ class Evidence:
             for j in self.alive[(reach[self.alive] >= EDGE) & (lift[self.alive] >= LIFT)]:
                 found.append(Edge(int(i), int(j), float(reach[j]), float(lift[j])))
         return sorted(found, key=lambda e: -e.raised)
+
+
+@torch.no_grad()
+def raised(setting: Setting) -> Int64[np.ndarray, "n_latents top"]:
+    """Return the tokens whose logits each latent raises most, above what latents do on average."""
+
+    def effects(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
+        return logit_effects(setting.model, setting.site, rows)
+
+    # Tokens that every latent raises, frequent ones, say nothing of any. Effects are linear in the row, so
+    # that of the mean is their mean, and all of them need not be there at once.
+    W_dec = setting.main.W_dec.detach()
+    usual = effects(W_dec.mean(0, keepdim=True))
+    parts = [(effects(rows) - usual).topk(TOP, dim=1).indices for rows in W_dec.split(AT_ONCE)]
+    return torch.cat(parts).cpu().numpy()
 
 
 def _loops(edges: list[Edge]) -> list[Edge]:

@@ -4,6 +4,7 @@ A dictionary explains activations of a model that has learnt nothing, too. What 
 told apart from what it finds in the model: by kinds of context, and by latents of one token.
 """
 
+from monosem.core.config import Json
 from monosem.metrics.evaluate import evaluate_many
 from monosem.metrics.sample import Sample, draw
 from monosem.metrics.stream import Place
@@ -25,19 +26,11 @@ def control(setting: Setting) -> Figure:
             setting.of_shuffled, shuffled, n_tokens=setting.scale.n_eval, seed=setting.seed
         ),
     }
-    both = {"model": setting.main, "shuffled model": setting.of_shuffled}
-    models = {"model": setting.model, "shuffled model": setting.shuffled}
+    rows = {"model": setting.evaluated[setting.scale.main], **_of_shuffled(setting)}
     items: list[Item] = []
     how = "models/randomised.py, metrics/evaluate.py; monosem study towards-monosemanticity"
-    for name, dictionary in both.items():
-        row = evaluate_many(
-            {name: dictionary},
-            models[name],
-            setting.store,
-            setting.measuring,
-            site=setting.site,
-            neurons=False,
-        )[name]
+    for name in samples:
+        row = rows[name]
         items += [
             Item(item=f"{name}: l0", here=float(row["l0"]), how=how),
             Item(item=f"{name}: FVU", here=float(row["fvu"]), how=how),
@@ -61,6 +54,17 @@ def control(setting: Setting) -> Figure:
         ),
         items=tuple(items),
         notes={"of one token": f"{ONE_TOKEN:.0%} of the activation, at least {LEAST} firings"},
+    )
+
+
+def _of_shuffled(setting: Setting) -> dict[str, Json]:
+    return evaluate_many(
+        {"shuffled model": setting.of_shuffled},
+        setting.shuffled,
+        setting.store,
+        setting.measuring,
+        site=setting.site,
+        neurons=False,
     )
 
 

@@ -1,7 +1,6 @@
 """Neurons: in how many kinds of context they fire, beside latents, and the latents that split five."""
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from monosem.metrics.context_space import ContextSpace
 from monosem.metrics.polysemanticity import FEWEST, Account, Units, account, of_units
@@ -19,7 +18,7 @@ COUNTED = 2_000
 def neurons(setting: Setting) -> Figure:
     """Return kinds of context of neurons and of latents, and what splits the neurons with most of them."""
     sample = setting.sample
-    basis = Sample(sample.text, sample.x, csr_array(sample.x.clamp(min=0).numpy()))
+    basis = setting.basis
     space = _space(setting)
     n = setting.scale.n_units
     found = {

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.sparse import csr_array
 
 from monosem.metrics.measure import Measure
 from monosem.metrics.proxies import Proxy, characters, regex, script, unigram
-from monosem.metrics.sample import Sample
 from monosem.metrics.specificity import BestUnit, Specificity, best_unit
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
@@ -25,6 +23,8 @@ from monosem.studies.towards_monosemanticity.setting import Setting
 PAPER = {"Arabic": 0.74, "DNA": 0.80, "base64": 0.38, "Hebrew": 0.55}
 """Correlation of the paper's feature with its proxy, of A/1."""
 BASE64 = string.ascii_letters + string.digits + "+/"
+FIRES_ON = 0.5
+"""Share of a latent's activation on its kind from which it is a latent of that kind."""
 COUNTED = 200
 """Training contexts over which the shares of tokens are counted."""
 
@@ -43,7 +43,7 @@ class Found:
 def proxies(setting: Setting) -> Figure:
     """Return the latents nearest to each proxy that the text allows."""
     sample = setting.sample
-    basis = Sample(sample.text, sample.x, csr_array(sample.x.clamp(min=0).numpy()))
+    basis = setting.basis
     found: list[Found] = []
     items: list[Item] = []
     for name, proxy in known(setting):
@@ -63,7 +63,8 @@ def proxies(setting: Setting) -> Figure:
             "Each proxy says how likely a token is of its kind. The latent that follows it most closely was "
             "chosen on half of the contexts and is measured on the others; chance is the same search on "
             "contexts in another order. Drawn: of the tokens on which the latent fires at a level, the share "
-            "that is of the kind."
+            "that is of the kind. One of the paper's own features counts as found where the correlation is "
+            f"beyond chance and at least {FIRES_ON:.0%} of the activation is on its kind."
         ),
         drawings=(_drawn(found),) if found else (),
         captions=("Specificity by level of activation",) if found else (),
@@ -100,9 +101,10 @@ def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
         how=how,
     )
     if found is None:
-        return [first]
+        return [first] if paper is None else [first, _verdict(name, None, how)]
     return [
         first,
+        *([_verdict(name, found, how)] if paper else []),
         Item(item=f"{name}: the best neuron's", here=str(found.neuron.correlation), how=how),
         Item(
             item=f"{name}: specificity, by activation",
@@ -118,6 +120,30 @@ def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
         ),
         *_of_neuron(name, found.neuron, how),
     ]
+
+
+def _verdict(name: str, found: Found | None, how: str) -> Item:
+    """Say whether the paper's own feature is here."""
+    if found is None:
+        here = "out of reach: this text has too little of it"
+    else:
+        share = found.closely.expected
+        fires = share.value is not None and share.value >= FIRES_ON
+        beyond = found.correlation.beyond_null
+        beside = found.neuron.correlation.value or 0.0
+        ahead = (found.correlation.low or 0.0) > beside
+        here = (
+            f"{'found' if fires and beyond else 'not found'}"
+            f"{', ahead of the best neuron' if ahead else ', not ahead of the best neuron'}; "
+            f"the proxy holds for {share.null or 0.0:.1%} of all tokens"
+        )
+    return Item(
+        item=f"{name}: is the paper's feature here?",
+        here=here,
+        paper="found, and in no neuron",
+        paper_certainty="read in the paper",
+        how=how,
+    )
 
 
 def _of_neuron(name: str, neuron: BestUnit, how: str) -> list[Item]:

@@ -1,15 +1,22 @@
 """What the study is run on: scale, model, text, and the dictionaries that all figures share."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from monosem.core.config import content_hash, to_json
+from scipy.sparse import csr_array
+
+from monosem.core.artifact import write_json
+from monosem.core.config import Json, content_hash, to_json
 from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.relu import ReLUConfig
-from monosem.metrics.evaluate import EvaluateConfig
-from monosem.metrics.sample import Sample, draw
+from monosem.features.database import FeatureDatabase
+from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
+from monosem.metrics.firing import Firing, count_firing
+from monosem.metrics.sample import Sample, draw, vertical
 from monosem.metrics.stream import Place
 from monosem.models.language_model import LanguageModel
 from monosem.models.randomised import randomised
@@ -42,6 +49,8 @@ class Scale:
     """Tokens over which firings are counted."""
     n_units: int
     """Units drawn for polysemanticity."""
+    n_described: int
+    """Tokens from which the features of each dictionary are described."""
 
 
 SCALES: dict[str, Scale] = {
@@ -56,6 +65,7 @@ SCALES: dict[str, Scale] = {
         n_eval=8_192,
         n_density=40_000,
         n_units=8,
+        n_described=20_000,
     ),
     "small": Scale(
         max_tokens=6_000_000,
@@ -68,6 +78,7 @@ SCALES: dict[str, Scale] = {
         n_eval=65_536,
         n_density=300_000,
         n_units=60,
+        n_described=100_000,
     ),
     "paper": Scale(
         max_tokens=0,
@@ -80,11 +91,17 @@ SCALES: dict[str, Scale] = {
         n_eval=1_048_576,
         n_density=100_000_000,
         n_units=400,
+        n_described=100_000_000,
     ),
 }
 """tiny: about a minute; small: an hour at most, on two cores; paper: its sizes, on any model."""
+ROWS_AT_ONCE = 65_536
 OTHER_SEED = 1
 """Of the second dictionary, by which one seed's latents are found in another's."""
+
+
+WritePage = Callable[[FeatureDatabase, Json, Path, str], object]
+"""Writes the page of a dictionary: from its features and measures, to a file, under a title."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,7 @@ class Setting:
     out: Path
     seed: int = 0
     second: LanguageModel | None = None
+    write_page: WritePage | None = None
 
     @property
     def key(self) -> str:
@@ -153,6 +171,40 @@ class Setting:
     def of_shuffled(self) -> Dictionary[Any]:
         """The same dictionary, trained on the shuffled model."""
         return self._trained(self.shuffled, self.scale.main)
+
+    @cached_property
+    def firings(self) -> dict[int, Firing]:
+        """On how many tokens each latent fires, by the dictionary's width."""
+        found = count_firing(
+            {str(ratio): dictionary for ratio, dictionary in self.widths.items()},
+            self.place,
+            n_tokens=self.scale.n_density,
+            seed=self.seed,
+            batch=self.measuring.batch_tokens,
+            policy="fp32",
+        )
+        return {ratio: found[str(ratio)] for ratio in self.scale.ratios}
+
+    @cached_property
+    def evaluated(self) -> dict[int, Json]:
+        """What each dictionary explains and costs, by its width; kept in `out` for all figures."""
+        kept = self.out / f"evaluation-{self.key[:8]}.json"
+        if kept.is_file():
+            rows: Json = json.loads(kept.read_text(encoding="utf-8"))
+        else:
+            names = {str(ratio): dictionary for ratio, dictionary in self.widths.items()}
+            where = self.model, self.store, self.measuring
+            firing = {str(ratio): counts for ratio, counts in self.firings.items()}
+            rows = evaluate_many(names, *where, site=self.site, neurons=False, firing=firing)
+            write_json(kept, rows)
+        return {ratio: rows[str(ratio)] for ratio in self.scale.ratios}
+
+    @cached_property
+    def basis(self) -> Sample:
+        """What the neurons themselves make of the same text."""
+        sample = self.sample
+        parts = [csr_array(part.clamp(min=0).numpy()) for part in sample.x.split(ROWS_AT_ONCE)]
+        return Sample(sample.text, sample.x, vertical(parts))
 
     @cached_property
     def sample(self) -> Sample:

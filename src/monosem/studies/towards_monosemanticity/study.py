@@ -4,23 +4,23 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
-
 from monosem.core.config import content_hash
-from monosem.core.errors import ConfigError, unknown_name
+from monosem.core.errors import ConfigError
 from monosem.models.language_model import LanguageModel
-from monosem.studies import report
-from monosem.studies.report import Figure, Item, Stage
+from monosem.studies import report, running
+from monosem.studies.report import Figure, Stage
+from monosem.studies.running import own_text
 from monosem.studies.towards_monosemanticity.automata import automata
 from monosem.studies.towards_monosemanticity.control import control
+from monosem.studies.towards_monosemanticity.dictionaries import dictionaries
 from monosem.studies.towards_monosemanticity.effects import effects
 from monosem.studies.towards_monosemanticity.joint_map import joint_map
 from monosem.studies.towards_monosemanticity.neurons import neurons
 from monosem.studies.towards_monosemanticity.proxies import proxies
-from monosem.studies.towards_monosemanticity.setting import SCALES, Setting
+from monosem.studies.towards_monosemanticity.setting import SCALES, Setting, WritePage
 from monosem.studies.towards_monosemanticity.universality import splitting, universality
 from monosem.studies.towards_monosemanticity.widths import densities, widths
-from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
+from monosem.text.tokens import TokenStore
 
 TITLE = "Towards monosemanticity"
 LEAD = (
@@ -29,6 +29,7 @@ LEAD = (
 )
 MAKERS: dict[str, Callable[[Setting], Figure]] = {
     "widths": widths,
+    "dictionaries": dictionaries,
     "densities": densities,
     "proxies": proxies,
     "universality": universality,
@@ -40,6 +41,13 @@ MAKERS: dict[str, Callable[[Setting], Figure]] = {
     "control": control,
 }
 FIGURES = (*MAKERS, "missing")
+LACKS = {
+    "scores of explanations of activations and of logits": (
+        "median 0.74 for logits of features",
+        "explanations come later",
+    ),
+    "the human rubric": ("medians 12 of 14 for features, 0 for neurons", "it needs people"),
+}
 OF_BOTH = ("universality",)
 """Figures that hang on the second model: the others are kept when one is named later."""
 VERSION = 1
@@ -56,44 +64,42 @@ def towards_monosemanticity(
     figures: Sequence[str] = (),
     seed: int = 0,
     fresh: bool = False,
+    write_page: WritePage | None = None,
 ) -> list[Figure]:
     """Write the figures and the report into `out`; without `store` the model reads `python` and `generated`.
 
     `second` is a model of the same shape and tokenizer, from another seed. What is there already, of the same
-    scale, models and text, is used again: dictionaries as well as figures.
+    scale, models and text, is used again: dictionaries as well as figures. `write_page` writes the page of
+    a dictionary from its feature database; without it the databases are made, and no pages of them.
     """
     check(scale, figures, out)
     chosen = str(model.check_site(site or "blocks.0.mlp.hook_post"))
     if second is not None:
         _check_second(model, second, chosen)
-    store = store or _own_text(model, SCALES[scale].max_tokens, out, fresh)
-    setting = Setting(SCALES[scale], model, store, chosen, out, seed, second)
+    sizes = SCALES[scale]
+    if store is None:
+        corpora, weights = ("python", "generated"), (0.8, 0.2)
+        n = sizes.max_tokens
+        store = own_text(model, out, max_tokens=n, corpora=corpora, weights=weights, fresh=fresh)
+    setting = Setting(sizes, model, store, chosen, out, seed, second, write_page)
     stages = {
-        name: Stage(make=partial(make, setting), key=_key(name, setting))
+        name: Stage(make=partial(make, setting), key=figure_key(name, setting))
         for name, make in MAKERS.items()
     }
-    stages["missing"] = Stage(make=missing, key=_key("missing", setting))
-    wanted = figures or FIGURES
-
-    def page() -> None:
-        report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
-
-    return report.run_stages({n: stages[n] for n in wanted}, out, fresh=fresh, done=page)
+    stages["missing"] = Stage(
+        make=partial(report.missing, LACKS), key=figure_key("missing", setting)
+    )
+    return report.make(stages, figures, out, title=TITLE, lead=LEAD, fresh=fresh)
 
 
-def _key(name: str, setting: Setting) -> str:
+def figure_key(name: str, setting: Setting) -> str:
+    """Return the hash of what a figure hangs on: the second model only where it looks at it."""
     return content_hash([VERSION, name, setting.key_of_both if name in OF_BOTH else setting.key])
 
 
 def check(scale: str, figures: Sequence[str], out: Path) -> None:
     """Raise for names that do not exist, and for a file where the folder is to be."""
-    if scale not in SCALES:
-        raise unknown_name("scale", scale, SCALES)
-    for name in figures:
-        if name not in FIGURES:
-            raise unknown_name("figure", name, FIGURES)
-    if out.is_file():
-        raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
+    running.check(out, scale=scale, scales=SCALES, figures=figures, known=FIGURES)
 
 
 def _check_second(model: LanguageModel, second: LanguageModel, site: str) -> None:
@@ -105,44 +111,3 @@ def _check_second(model: LanguageModel, second: LanguageModel, site: str) -> Non
             f"`{second.name}` has another vocabulary than `{model.name}`: they do not read the same ids. "
             "Name a second model with the same tokenizer."
         )
-
-
-def _own_text(model: LanguageModel, max_tokens: int, out: Path, fresh: bool) -> TokenStore:
-    if not isinstance(model.tokenizer, PreTrainedTokenizerFast):
-        raise ConfigError(
-            f"`{model.name}` brings no fast tokenizer to read text with. Give a token store."
-        )
-    config = TokensConfig(
-        corpora=("python", "generated"),
-        weights=(0.8, 0.2),
-        max_tokens=max_tokens,
-        context=min(128, model.context or 128),
-    )
-    folder = out / f"tokens-{max_tokens or 'all'}"
-    return build_token_store(config, folder, tokenizer=model.tokenizer, fresh=fresh)
-
-
-def missing() -> Figure:
-    """Return what the paper has and this study has not."""
-    lacks = {
-        "scores of explanations of activations and of logits": (
-            "median 0.74 for logits of features",
-            "explanations come later",
-        ),
-        "the human rubric": ("medians 12 of 14 for features, 0 for neurons", "it needs people"),
-    }
-    return Figure(
-        name="missing",
-        title="What is not here",
-        text="What the paper shows and this study cannot recompute yet, and why.",
-        items=tuple(
-            Item(
-                item=item,
-                here=f"missing: {why}",
-                paper=paper,
-                paper_certainty="read in the paper",
-                how="—",
-            )
-            for item, (paper, why) in lacks.items()
-        ),
-    )

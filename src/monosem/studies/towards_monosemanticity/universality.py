@@ -1,77 +1,84 @@
 """Universality and splitting: the same feature in another dictionary, in neurons, in a wider one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.baselines import Neurons
 from monosem.dictionaries.latents import RaggedLatents
 from monosem.metrics.stream import Place, activations, blocks, first, visit
-from monosem.metrics.universality import Similarity, Stream, similarity
+from monosem.metrics.universality import Similarity, Sparse, Stream, similarity
 from monosem.models.language_model import LanguageModel
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.setting import Setting
 
 AT_ONCE = 4096
+FEATURES, NEURONS = "latents in the second dictionary", "neurons in those of the second model"
+MEDIANS = {FEATURES: 0.72, NEURONS: 0.46}
+"""The paper's, of two models."""
+LEAST = 50
+"""Tokens on which a latent must fire to be joined to one."""
 LEAST_EDGE, CHANCE = 0.4, 0.99
 """Two latents of neighbouring widths are joined from the paper's masked cosine on, but above what so many
 find by chance: frequent latents have large ones, whatever they are."""
 
 
 def universality(setting: Setting) -> Figure:
-    """Return how alike latents fire in the second dictionary, and in single neurons."""
-    width = setting.model.width(setting.site)
-    second = setting.second or setting.model
-    n = setting.main.n_latents
-    found = {
-        "in the second dictionary": similarity(
-            pairs(setting, setting.main, setting.model, setting.other, second),
-            n,
-            setting.other.n_latents,
-            seed=setting.seed,
-        ),
-        "in single neurons": similarity(
-            pairs(setting, setting.main, setting.model, Neurons.of_width(width), setting.model),
-            n,
-            width,
-            seed=setting.seed,
-        ),
-    }
+    """Return how alike units fire elsewhere: latents in latents and in neurons, neurons in neurons."""
+    found = _found(setting)
     what = (
-        f"The second dictionary is of `{second.name}`."
+        f"The second dictionary is of `{setting.second.name}`, and so are the neurons in which those of "
+        f"`{setting.model.name}` are looked for."
         if setting.second
         else "There is no second model: the second dictionary is another seed's, of the same model, which "
-        "is easier than what the paper did. `--second MODEL` takes one."
+        "is easier than what the paper did, and neurons are not looked for in others. `--second MODEL` "
+        "takes one."
     )
-    paper = {"in the second dictionary": 0.72}
-    how = "monosem.metrics.universality.similarity; monosem study towards-monosemanticity"
     return Figure(
         name="universality",
         title="The most alike elsewhere",
         text=(
-            "For each latent, the unit elsewhere that fires most like it: the largest correlation over the "
-            f"same held-out tokens. {what} The paper's medians are of two models: 0.72 for features, and "
-            "0.46 for neurons of one in the other."
+            "For each latent, or neuron, the unit elsewhere that fires most like it: the largest correlation "
+            f"over the same held-out tokens. {what} Chance: the same search where one side stands beside "
+            "the tokens of other contexts."
         ),
         drawings=(_sorted(found, "correlation"),),
-        captions=("Largest correlation of each latent, in order",),
+        captions=("Largest correlation of each unit, in order",),
         items=tuple(
             Item(
-                item=f"median correlation with the most alike, {where}",
+                item=f"median correlation with the most alike: {where}",
                 here=str(s.correlation),
-                paper=paper.get(where) if setting.second else None,
-                paper_certainty="read in the paper" if setting.second and where in paper else "—",
-                how=how,
+                paper=MEDIANS.get(where) if setting.second else None,
+                paper_certainty="read in the paper" if setting.second and where in MEDIANS else "—",
+                how="monosem.metrics.universality.similarity; monosem study towards-monosemanticity",
             )
             for where, s in found.items()
         ),
         notes={"tokens": f"{next(iter(found.values())).n_tokens:,}"},
     )
+
+
+def _found(setting: Setting) -> dict[str, Similarity]:
+    width = setting.model.width(setting.site)
+    second, basis = setting.second or setting.model, Neurons.of_width(width)
+    sides = {
+        FEATURES: (setting.main, second, setting.other),
+        "latents in single neurons": (setting.main, setting.model, basis),
+    }
+    if setting.second:
+        theirs = Neurons.of_width(setting.second.width(setting.site))
+        sides[NEURONS] = (basis, setting.second, theirs)
+    return {
+        where: similarity(
+            pairs(setting, a, setting.model, b, of_b), a.n_latents, b.n_latents, seed=setting.seed
+        )
+        for where, (a, of_b, b) in sides.items()
+    }
 
 
 def splitting(setting: Setting) -> Figure:
@@ -82,12 +89,8 @@ def splitting(setting: Setting) -> Figure:
     for small, large in zip(ratios, ratios[1:], strict=False):
         a, b = setting.widths[large], setting.widths[small]
         name = f"{large} × to {small} ×"
-        found[name] = similarity(
-            pairs(setting, a, setting.model, b, setting.model),
-            a.n_latents,
-            b.n_latents,
-            seed=setting.seed,
-        )
+        stream = often(pairs(setting, a, setting.model, b, setting.model))
+        found[name] = similarity(stream, a.n_latents, b.n_latents, seed=setting.seed)
         items += _edges(name, found[name], b.n_latents)
     return Figure(
         name="splitting",
@@ -96,7 +99,8 @@ def splitting(setting: Setting) -> Figure:
             "Each latent of a wider dictionary and the one of the next narrower that fires most like it, by "
             f"masked cosine. They are joined above {LEAST_EDGE}, the paper's, and above what "
             f"{CHANCE:.0%} of latents find by chance, where the tokens of the narrower stand in another "
-            "order. A latent with several joined to it has split."
+            "order. A latent with several joined to it has split. Latents that fire on fewer than "
+            f"{LEAST} of the tokens are left out: one that fires once is like whatever fires there."
         ),
         drawings=(_sorted(found, "masked cosine"),) if found else (),
         captions=("Largest masked cosine, in order",) if found else (),
@@ -128,6 +132,39 @@ def pairs(
     return stream
 
 
+def often(stream: Stream) -> Stream:
+    """Return a stream of the latents that fire on at least `LEAST` tokens.
+
+    It encodes once and keeps what it found: latents are few, and are asked for once for each part of A.
+    """
+    found: list[tuple[Sparse, Sparse]] = []
+
+    def again() -> Iterable[tuple[Sparse, Sparse]]:
+        if not found:
+            both = [(a.ragged(), b.ragged()) for a, b in stream()]
+            frequent = [_frequent([pair[side] for pair in both]) for side in (0, 1)]
+            found.extend((_only(a, frequent[0]), _only(b, frequent[1])) for a, b in both)
+        return found
+
+    return again
+
+
+def _frequent(blocks_of: list[RaggedLatents]) -> Bool[Tensor, " n_latents"]:
+    n = blocks_of[0].n_latents
+    counts = sum(torch.bincount(b.indices[b.values != 0].long(), minlength=n) for b in blocks_of)
+    return torch.as_tensor(counts) >= LEAST
+
+
+def _only(latents: RaggedLatents, chosen: Bool[Tensor, " n_latents"]) -> RaggedLatents:
+    """Return the entries of the chosen latents."""
+    inside = chosen[latents.indices.long()]
+    ends = torch.cat([inside.new_zeros(1, dtype=torch.int64), inside.long().cumsum(0)])
+    offsets = ends[latents.offsets]
+    return RaggedLatents(
+        latents.values[inside], latents.indices[inside], offsets, latents.n_latents
+    )
+
+
 def edge(found: Similarity) -> float:
     """Return the masked cosine from which latents are joined."""
     by_chance = found.masked_by_chance[~found.masked_by_chance.isnan()]
@@ -156,8 +193,8 @@ def _edges(name: str, found: Similarity, n_small: int) -> list[Item]:
     by_chance = float((found.masked_by_chance[alive] >= least).double().mean())
     return [
         Item(
-            item=f"{name}: share of latents that are joined to one, from {least:.2f} on",
-            here=f"{joined:.3g} (chance {by_chance:.2g})",
+            item=f"{name}: latents that are joined to one, from {least:.2f} on",
+            here=f"{joined:.3g} (chance {by_chance:.2g}) of {int(alive.sum()):,}",
             unit="share",
             how=how,
         ),

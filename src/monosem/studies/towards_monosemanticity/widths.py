@@ -4,8 +4,6 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from monosem.metrics.density import Bimodality, bimodality, density, histogram
-from monosem.metrics.evaluate import evaluate_many
-from monosem.metrics.firing import count_firing
 from monosem.rendering.histogram import svg as bars
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Certainty, Figure, Item, Value
@@ -19,10 +17,7 @@ PAPER: dict[int, Value] = {8: "0.79 (A/1, 8 ×)", 256: "0.945 (A/5, 256 ×)"}
 
 def widths(setting: Setting) -> Figure:
     """Return FVU, loss recovered, l0 and dead latents of every width."""
-    names = {f"{r} ×": dictionary for r, dictionary in setting.widths.items()}
-    rows = evaluate_many(
-        names, setting.model, setting.store, setting.measuring, site=setting.site, neurons=False
-    )
+    rows = {f"{ratio} ×": row for ratio, row in setting.evaluated.items()}
     items: list[Item] = []
     for ratio, (name, row) in zip(setting.widths, rows.items(), strict=True):
         words = f"{name} ({row['n_latents']:,} latents)"
@@ -117,15 +112,7 @@ def _density_items(
 
 def densities(setting: Setting) -> Figure:
     """Return histograms of how often latents fire, and whether there are two modes."""
-    names = {f"{r} ×": dictionary for r, dictionary in setting.widths.items()}
-    counted = count_firing(
-        names,
-        setting.place,
-        n_tokens=setting.scale.n_density,
-        seed=setting.seed,
-        batch=setting.measuring.batch_tokens,
-        policy="fp32",
-    )
+    counted = {f"{ratio} ×": firing for ratio, firing in setting.firings.items()}
     items: list[Item] = []
     drawings: list[str] = []
     for name, firing in counted.items():

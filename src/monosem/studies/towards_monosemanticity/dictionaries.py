@@ -1,0 +1,119 @@
+"""The dictionaries of the sweep: what each explains, its features in a database, a page of its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from monosem.core.config import Json, content_hash
+from monosem.features.build import FeaturesConfig, build_features
+from monosem.features.database import FeatureDatabase
+from monosem.rendering import table
+from monosem.rendering.page import page
+from monosem.rendering.template import number
+from monosem.studies.report import Figure, Item
+from monosem.studies.towards_monosemanticity.setting import Setting
+
+INDEX = "dictionaries.html"
+COLUMNS = {
+    "l0": ("l0", "latents that fire on a token, on average"),
+    "fvu": (
+        "FVU",
+        "share of the variance that is left unexplained, on held-out text; 0 is perfect",
+    ),
+    "loss_recovered_zero": ("recovered", "share of the harm of zeroing the site that is undone"),
+    "n_dead": ("dead", "latents that never fired on the tokens that were counted"),
+}
+
+
+def dictionaries(setting: Setting) -> Figure:
+    """Return the index over all dictionaries, and write it as a page; each has its features described."""
+    places = {ratio: _described(setting, ratio) for ratio in setting.widths}
+    shown = _index(setting, places)
+    heading = Markup("<h1>Dictionaries of one sweep</h1>")
+    whole = page("Dictionaries of one sweep", heading + shown)
+    (setting.out / INDEX).write_text(str(whole), encoding="utf-8")
+    return Figure(
+        name="dictionaries",
+        title="The dictionaries",
+        text=(
+            "Each dictionary has a feature database: examples from its strongest to its weakest "
+            "activations, the tokens it promotes, its nearest neighbours. A page shows features chosen for "
+            "their evidence, and features drawn at random, failures among them; `monosem explore` with the "
+            "database's folder shows all. The same table is a page by itself, "
+            f"{INDEX}."
+        ),
+        drawings=(str(shown),),
+        captions=("All dictionaries of the sweep",),
+        items=tuple(
+            Item(
+                item=f"{ratio} ×: features described",
+                here=int(place.database.metrics["n_alive"]),
+                unit="latents",
+                how=f"monosem features; monosem explore {place.database.path.name}",
+                paper="90 dictionaries, from 512 to 131,072 latents" if i == 0 else None,
+                paper_certainty="read in the paper" if i == 0 else "—",
+            )
+            for i, (ratio, place) in enumerate(places.items())
+        ),
+        notes={"tokens read for the features of each": f"{setting.scale.n_described:,}"},
+    )
+
+
+@dataclass(frozen=True)
+class Described:
+    """The features of one dictionary, and the page that shows some."""
+
+    database: FeatureDatabase
+    page: Path | None
+
+
+def _described(setting: Setting, ratio: int) -> Described:
+    """Return the feature database of one dictionary and its page, both made unless they are there."""
+    key = content_hash([setting.key, ratio])[:8]
+    folder = setting.out / f"{ratio}x-features-{key}"
+    config = FeaturesConfig(
+        n_tokens=setting.scale.n_described,
+        n_top=8,
+        n_per_interval=2,
+        n_random=5,
+        seed=setting.seed,
+    )
+    database = build_features(
+        setting.widths[ratio], setting.model, setting.store, folder, config, site=setting.site
+    )
+    if setting.write_page is None:
+        return Described(database, None)
+    place = setting.out / f"{ratio}x-{key}.html"
+    title = f"{ratio} × as many latents as neurons, of {setting.model.name}"
+    setting.write_page(database, setting.evaluated[ratio], place, title)
+    return Described(database, place)
+
+
+def _index(setting: Setting, places: Mapping[int, Described]) -> Markup:
+    headers = ["dictionary", "latents", "trained on", *(name for name, _ in COLUMNS.values())]
+    rows = [
+        [
+            _link(f"{ratio} ×", place.page),
+            f"{setting.widths[ratio].n_latents:,}",
+            f"{setting.n_tokens(ratio):,}",
+            *_measures(setting.evaluated[ratio]),
+        ]
+        for ratio, place in places.items()
+    ]
+    notes = {"trained on": "activations, repeats counted", **dict(COLUMNS.values())}
+    return table.html(headers, rows, notes=notes)
+
+
+def _measures(row: Json) -> list[str]:
+    return [
+        "void" if row[key] is None else f"{row[key]:,}" if key == "n_dead" else number(row[key])
+        for key in COLUMNS
+    ]
+
+
+def _link(name: str, place: Path | None) -> Markup:
+    if place is None:
+        return Markup("{}").format(name)
+    return Markup('<a href="{}">{}</a>').format(place.name, name)
