@@ -76,9 +76,9 @@ SCALES: dict[str, Scale] = {
         batch=512,
         l0=16.0,
         n_eval=65_536,
-        n_density=300_000,
+        n_density=150_000,
         n_units=60,
-        n_described=100_000,
+        n_described=50_000,
     ),
     "paper": Scale(
         max_tokens=0,

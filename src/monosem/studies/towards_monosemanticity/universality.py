@@ -21,7 +21,7 @@ AT_ONCE = 4096
 FEATURES, NEURONS = "latents in the second dictionary", "neurons in those of the second model"
 MEDIANS = {FEATURES: 0.72, NEURONS: 0.46}
 """The paper's, of two models."""
-LEAST = 50
+LEAST = 30
 """Tokens on which a latent must fire to be joined to one."""
 LEAST_EDGE, CHANCE = 0.4, 0.99
 """Two latents of neighbouring widths are joined from the paper's masked cosine on, but above what so many
