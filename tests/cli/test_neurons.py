@@ -66,6 +66,13 @@ def test_the_embeddings_stand_beside_an_untrained_model(capsys, tmp_path, text):
     (space,) = [o for o in record["offsets"] if o["kind"] == "space"]
     assert space["n"] > 100
     assert abs(space["shared"]) < 0.05  # this model has learnt nothing
+    shown = run(capsys, *given, "--device", "cpu")
+    assert "intrinsic dimension of the set of rows" in shown
+    assert "told: held-out variants found with it" in shown
+    (few,) = [line for line in shown.splitlines() if line.startswith("Too few pairs")]
+    absent = {o["kind"]: o["n"] for o in record["offsets"] if o["shared"] is None}
+    assert few.endswith(", ".join(f"{kind} ({n})" for kind, n in absent.items()) + ".")
+    assert "—" not in shown
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,22 @@ MOST_ROWS = 4096
 LEARNT_ROWS, K, ROUNDS = 2048, 8, 4
 """Of the dictionary of rows, which has an atom a dimension: rows (at least), atoms a row, rounds."""
 FOLDS = 5
+MEANINGS = {
+    "participation": "directions in use, (Σ λ)² / Σ λ²",
+    "dimensions": "principal directions that hold 90 % of the variance",
+    "intrinsic": "intrinsic dimension of the set of rows (TwoNN)",
+    "mean_share": "share of the mean row in the rows' squared length",
+    "cosine": "mean cosine of two rows",
+    "centred": "the same after the mean row is taken away",
+    "isotropy": "1 if no direction is special, the mean taken away",
+    "frequency_r2": "share of log frequency told linearly, of unseen rows",
+    "frequency_pc": "|cosine| of its direction and the first principal one",
+    "roughness": "steps from row to row: 1 of strangers, near 0 on a curve",
+    "three_directions": "share of variance in three principal directions",
+    "sparse_fvu": f"what {K} learnt atoms leave of unseen rows",
+    "pca_fvu": f"what {K} principal directions leave",
+}
+"""Each measure in a few words, for tables."""
 
 
 @dataclass(frozen=True, kw_only=True)

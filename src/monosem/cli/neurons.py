@@ -169,7 +169,11 @@ def _embeddings(given: Arguments, model: "LanguageModel", rows: "Tensor | None")
 
 
 def _measures(measured: "list[Measured]") -> str:
-    rows = [[m.matrix, m.measure, f"{m.value:.4g}", f"{m.untrained:.4g}"] for m in measured]
+    from monosem.circuits.embeddings import MEANINGS  # for start-up time
+
+    rows = [
+        [m.matrix, MEANINGS[m.measure], f"{m.value:.4g}", f"{m.untrained:.4g}"] for m in measured
+    ]
     return table.text(["matrix", "measure", "here", "untrained"], rows)
 
 
@@ -182,9 +186,19 @@ def _offsets(shifts: "list[Offset]") -> str:
             *(_share(x) for x in (o.shared, o.untrained, o.analogies, o.without)),
         ]
         for o in shifts
+        if o.shared is not None
     ]
-    head = ["variant", "matrix", "pairs", "shared", "untrained", "analogies", "without offset"]
-    return table.text(head, rows)
+    head = ["variant", "matrix", "pairs", "shared", "untrained", "told", "without offset"]
+    few = ", ".join(dict.fromkeys(f"{o.kind} ({o.n})" for o in shifts if o.shared is None))
+    parts = [table.text(head, rows)] if rows else []
+    if rows:
+        parts.append(
+            "shared: the share of what a word and its variant differ by that is one offset for all words; "
+            "told: held-out variants found with it, and without."
+        )
+    if few:
+        parts.append(f"Too few pairs in the vocabulary to say anything: {few}.")
+    return "\n\n".join(parts)
 
 
 def _one_text(model: "LanguageModel", one: One, n: int) -> list[str]:
