@@ -2,6 +2,7 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,6 +45,20 @@ def test_a_quick_loop_does_not_flood_a_log(
         for _ in range(1_000):
             bar.advance(1)
     assert capsys.readouterr().err == ""
+
+
+def test_lines_of_a_long_loop_come_more_and_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setenv("MONOSEM_PROGRESS", "1")
+    monkeypatch.setattr(
+        progress_module, "time", SimpleNamespace(monotonic=lambda: 0.5 * next(clock))
+    )
+    with progress("reading", 7_200) as bar:
+        for _ in range(7_200):
+            bar.advance(1)  # about an hour
+    assert 10 < len(capsys.readouterr().err.splitlines()) < 25
 
 
 def test_a_terminal_gets_a_bar_with_the_newest_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_SECONDS = 15.0
+LONGEST_SECONDS = 240.0
+"""Lines of a log come after the first time, then after twice as long each, up to the second."""
 
 
 class Bar:
@@ -23,7 +25,7 @@ class Bar:
         """Start at zero; without a `display` it writes a line every few seconds, or nothing."""
         self._description, self._total, self._display = description, total, display
         self._done = 0
-        self._spoken = time.monotonic()
+        self._spoken, self._wait = time.monotonic(), LINE_EVERY_SECONDS
         self._task = display.add_task(description, total=total, values="") if display else None
         self._lines = display is None and os.environ.get("MONOSEM_PROGRESS", "1") != "0"
 
@@ -35,8 +37,8 @@ class Bar:
             self._display.advance(self._task, steps)
             if shown:
                 self._display.update(self._task, values=shown)
-        elif self._lines and time.monotonic() - self._spoken > LINE_EVERY_SECONDS:
-            self._spoken = time.monotonic()
+        elif self._lines and time.monotonic() - self._spoken > self._wait:
+            self._spoken, self._wait = time.monotonic(), min(2 * self._wait, LONGEST_SECONDS)
             sys.stderr.write(f"{self._description}: {self._done:,}/{self._total:,}  {shown}\n")
 
 
