@@ -7,22 +7,16 @@
                   activations and a batch of latents; of the model, its weights
     disk          of what the run writes, and of a store of the activations it reads
     operations    of matrix products: of the model, up to the last site that is read, and of a step
-    time          two short runs of the same configuration are made, the longer for about ten seconds,
-                  beside where the run will be written: what a run costs once, sampling and its first,
-                  dense steps, is told from what each costs
+    time          of short runs of the same configuration (calibration.py)
 
 Steps get cheaper or dearer as latents die or a penalty is steered, and machines have other work: an
 estimate is within 30 % on a quiet one (docs/activations.md).
 """
 
 import dataclasses
-import resource
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -34,20 +28,18 @@ from monosem.activations.codec import STORED_TYPES, bytes_per_vector
 from monosem.activations.store import ActivationStore
 from monosem.activations.storing import ROW_BYTES
 from monosem.core.config import Json
-from monosem.core.errors import ConfigError
 from monosem.dictionaries.base import architecture
 from monosem.dictionaries.state import TrainState
 from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokenStore
+from monosem.training.calibration import Calibration
 from monosem.training.part import needed_bytes
 from monosem.training.settings import TrainConfig
 from monosem.training.sources import source_of
-from monosem.training.trainer import SAMPLE_ROWS, train, train_suite
 
 CALIBRATION_SECONDS = 10.0
 COUNTED_ROWS = 64
 """Rows of the step whose operations are counted."""
-FEWEST_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +102,7 @@ def plan(
     }
     total = sum(parameters.values())
     captured = list(dict.fromkeys([*names, *config.targets]))
-    calibration = _Calibration(config, model, store, sites, activations, device, out, clock)
+    calibration = Calibration(config, model, store, sites, activations, device, out, clock)
     estimated = calibration.seconds(seconds)
     own = [(index, shape) for shape in shapes.values() for index in range(len(config.dictionaries))]
     return Plan(
@@ -202,84 +194,3 @@ def _dictionary_flops(
         terms = dictionary.terms(x, target, state)
         torch.stack(list(terms.values())).sum().backward()
     return counter.get_total_flops() / COUNTED_ROWS
-
-
-@dataclasses.dataclass(eq=False)
-class _Calibration:
-    """Short runs of a configuration, how long they take and how much memory they have left needed."""
-
-    config: TrainConfig
-    model: LanguageModel
-    store: TokenStore
-    sites: Sequence[str]
-    activations: ActivationStore | None
-    device: str | None
-    out: Path | str | None
-    clock: Callable[[], float]
-    longest: int = 0
-    """Steps of the longest run so far."""
-
-    def seconds(self, wanted: float) -> float:
-        """Time two short runs and draw the line through them."""
-        n_steps = self.config.n_steps
-        few = min(FEWEST_STEPS, n_steps)
-        once = self._run(few)  # warms caches, and lets the machine choose its arithmetic
-        # as many steps as the sample at the beginning is taken from, past those that cost more than others
-        sample = min(-(-SAMPLE_ROWS // self.config.batch_size), n_steps)
-        if sample * once < 2 * wanted * few:
-            few = max(few, sample)
-        first = self._run(few)
-        more = few + max(few, round(wanted * few / first))
-        if more >= n_steps:  # it is short enough to be made
-            return self._run(n_steps)
-        second = self._run(more)
-        each = (second - first) / (more - few)
-        if not each > 0:
-            raise ConfigError(
-                f"{more} steps took {second:.2f} s, {few} took {first:.2f} s: the machine has too much "
-                "other work for an estimate. Ask again."
-            )
-        return first + each * (n_steps - few)
-
-    def peak(self, source: BlockSource) -> int:
-        """Return what the process would have at most, whose source would be `source`."""
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        here = own if sys.platform == "darwin" else own * 2**10
-        return here + (self._missing(source) if source.device.type == "cpu" else 0)
-
-    def device_peak(self, source: BlockSource) -> int:
-        """Return what tensors on the device of `source` would have at most."""
-        if source.device.type != "cuda":
-            return 0
-        return torch.cuda.max_memory_allocated(source.device) + self._missing(source)
-
-    def _missing(self, source: BlockSource) -> int:
-        """Return what a block of the whole run has more than one of the longest short run."""
-        where: dict[str, Any] = {"activations": self.activations, "device": self.device}
-        short = source_of(self._short(self.longest), self.model, self.store, self._read, **where)
-        return source.block_bytes - short.block_bytes
-
-    @property
-    def _read(self) -> Sequence[str]:
-        return [str(self.model.check_site(site)) for site in (self.sites or self.config.sites)]
-
-    def _short(self, n_steps: int) -> TrainConfig:
-        return dataclasses.replace(self.config, n_tokens=n_steps * self.config.batch_size)
-
-    def _run(self, n_steps: int) -> float:
-        self.longest = max(self.longest, n_steps)
-        short, run = self._short(n_steps), (self.model, self.store)
-        where: dict[str, Any] = {"activations": self.activations, "device": self.device}
-        with tempfile.TemporaryDirectory(prefix=".plan-", dir=_beside(self.out)) as folder:
-            out = Path(folder) / "run"
-            started = self.clock()
-            if self.sites:
-                train_suite(short, self.sites, *run, out, **where)
-            else:
-                train(short, *run, out, **where)
-            return self.clock() - started
-
-
-def _beside(out: Path | str | None) -> Path | None:
-    """Return the nearest folder above `out` that is there; None where nothing will be written."""
-    return None if out is None else next(p for p in Path(out).absolute().parents if p.is_dir())
