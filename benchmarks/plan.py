@@ -4,8 +4,8 @@
 
 The demo's own configuration: topk and relu, 4,096 latents each, 1.2 million tokens of 1L-a's neurons on the
 Python sources of this machine. Goal: both estimates are wrong by less than 30 %. Time is the processor's,
-so that what else a machine does spoils it less; memory is that of the whole process. `--quick` plans and makes
-a run of a fifth of the demo's tokens, once, in about two minutes.
+so that what else a machine does spoils it less; memory is that of the whole process. `--quick` plans and
+makes a run of a fifth of the demo's tokens, once, in about two minutes.
 """
 
 import argparse
