@@ -35,7 +35,7 @@ RUN = """**Text.** {corpora}; the training side of the split only.
 {n_steps:,} steps, {hours:.2f} hours of one CPU core ({precision}); `{log}` is the run's log."""
 README = """# {name}
 
-A transformer of {n_layers} layer(s) (d_model {d_model}, {n_heads} heads, {neurons}, context
+A transformer of {n_layers} layer{plural} (d_model {d_model}, {n_heads} heads, {neurons}, context
 {context}, {n_parameters:,} parameters, {vocab:,} byte-level BPE tokens), trained from scratch with
 `monosem pretrain` and rounded to float16.
 
@@ -162,6 +162,7 @@ def readme(
     return README.format(
         name=name,
         **{k: config["model"][k] for k in ("n_layers", "d_model", "n_heads", "context")},
+        plural="" if config["model"]["n_layers"] == 1 else "s",
         neurons=f"{config['model']['d_mlp']} neurons a layer ({config['model']['activation']})"
         if config["model"]["d_mlp"]
         else "no MLP",
