@@ -41,7 +41,7 @@ def drawn(tokens: list[list[int]], latents: list[list[float]]) -> Sample:
     ordinary[:, 0] = False
     text = Text(np.arange(len(ids)), ids, ordinary, [[""] * ids.shape[1]] * len(ids))
     values = csr_array(np.array(latents, dtype=np.float32))
-    return Sample(text, torch.zeros(values.shape[0], 2), values)
+    return Sample(text, torch.zeros(len(latents), 2), values)
 
 
 def test_what_fires_next_stays_within_a_context() -> None:

@@ -193,25 +193,50 @@ def _section(figure: Figure) -> Markup:
         )
         for drawing, caption in zip(figure.drawings, figure.captions, strict=True)
     )
-    rows = [
-        [i.item, _shown(i.here), i.unit, _shown(i.paper), i.paper_certainty, i.how]
-        for i in figure.items
-    ]
-    items = (
-        table.html(["item", "here", "unit", "paper", "certainty", "how"], rows)
-        if rows
-        else Markup("")
-    )
-    settings = "; ".join(f"{name} {value}" for name, value in figure.notes.items())
+    settings = [f"{name} {value}" for name, value in figure.notes.items()]
+    hows = {i.how for i in figure.items} - {"—"}
+    if len(hows) == 1:
+        settings.append(f"from {hows.pop()}")
     return Markup(
         '<section id="{}"><h2>{}</h2><p>{}</p><div class="small">{}</div>{}<p class="note">{}</p></section>'
     ).format(
         printable(figure.name),
         printable(figure.title),
-        printable(figure.text),
+        _prose(figure.text),
         drawings,
-        items,
-        printable(settings),
+        _table(figure.items),
+        printable("; ".join(settings)),
+    )
+
+
+def _table(items: Sequence[Item]) -> Markup:
+    """Return the items as a table, without columns that say nothing, or the same of all."""
+    if not items:
+        return Markup("")
+    columns = {
+        "item": [i.item for i in items],
+        "here": [_shown(i.here) for i in items],
+        "unit": [i.unit for i in items],
+        "paper": [_shown(i.paper) for i in items],
+        "certainty": [i.paper_certainty for i in items],
+        "how": [i.how for i in items],
+    }
+    said = {
+        name: cells
+        for name, cells in columns.items()
+        if name in ("item", "here") or set(cells) - {"", "—"}
+    }
+    if len(set(columns["how"]) - {"—"}) == 1:
+        said.pop("how")
+    return table.html(list(said), [list(row) for row in zip(*said.values(), strict=True)])
+
+
+def _prose(text: str) -> Markup:
+    """Return a paragraph in which what stands in backticks is code."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>" if i % 2 else "{}").format(printable(part))
+        for i, part in enumerate(parts)
     )
 
 

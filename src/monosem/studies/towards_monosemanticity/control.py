@@ -28,7 +28,7 @@ def control(setting: Setting) -> Figure:
     }
     rows = {"model": setting.evaluated[setting.scale.main], **_of_shuffled(setting)}
     items: list[Item] = []
-    how = "models/randomised.py, metrics/evaluate.py; monosem study towards-monosemanticity"
+    how = "models/randomised.py, metrics/evaluate.py, control.py; monosem study towards-monosemanticity"
     for name in samples:
         row = rows[name]
         items += [
@@ -41,7 +41,7 @@ def control(setting: Setting) -> Figure:
                 unit="share",
                 paper="many in the randomised transformer" if name != "model" else None,
                 paper_certainty="read in the paper" if name != "model" else "—",
-                how="studies/towards_monosemanticity/control.py",
+                how=how,
             ),
         ]
     return Figure(

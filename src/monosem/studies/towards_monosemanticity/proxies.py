@@ -23,6 +23,8 @@ from monosem.studies.towards_monosemanticity.setting import Setting
 PAPER = {"Arabic": 0.74, "DNA": 0.80, "base64": 0.38, "Hebrew": 0.55}
 """Correlation of the paper's feature with its proxy, of A/1."""
 BASE64 = string.ascii_letters + string.digits + "+/"
+FEWEST_DRAWN = 5
+"""Tokens at a level of activation from which their share is drawn."""
 FIRES_ON = 0.5
 """Share of a latent's activation on its kind from which it is a latent of that kind."""
 COUNTED = 200
@@ -173,7 +175,9 @@ def _drawn(found: list[Found]) -> str:
         middle: Float[np.ndarray, " levels"] = (curves.edges[1:] + curves.edges[:-1]) / 2
         share = curves.specificity
         series[one.name] = [
-            (float(m / curves.edges[-1]), float(s)) for m, s in zip(middle, share, strict=True)
+            (float(m / curves.edges[-1]), float(s))
+            for m, s, n in zip(middle, share, curves.n_tokens, strict=True)
+            if n >= FEWEST_DRAWN
         ]
     return str(
         svg(

@@ -47,8 +47,8 @@ def universality(setting: Setting) -> Figure:
             f"over the same held-out tokens. {what} Chance: the same search where one side stands beside "
             "the tokens of other contexts."
         ),
-        drawings=(_sorted(found, "correlation"),),
-        captions=("Largest correlation of each unit, in order",),
+        drawings=tuple(_sorted(similar, "correlation") for similar in found.values()),
+        captions=tuple(found),
         items=tuple(
             Item(
                 item=f"median correlation with the most alike: {where}",
@@ -102,8 +102,8 @@ def splitting(setting: Setting) -> Figure:
             "order. A latent with several joined to it has split. Latents that fire on fewer than "
             f"{LEAST} of the tokens are left out: one that fires once is like whatever fires there."
         ),
-        drawings=(_sorted(found, "masked cosine"),) if found else (),
-        captions=("Largest masked cosine, in order",) if found else (),
+        drawings=tuple(_sorted(similar, "masked cosine") for similar in found.values()),
+        captions=tuple(found),
         items=tuple(items),
     )
 
@@ -216,23 +216,22 @@ def _split(counts: Float[Tensor, " n"]) -> float:
     return float((counts >= 2).double().mean())
 
 
-def _sorted(found: dict[str, Similarity], kind: str) -> str:
+def _sorted(similar: Similarity, kind: str) -> str:
+    real, chance = (
+        (similar.correlations, similar.by_chance)
+        if kind == "correlation"
+        else (similar.masked, similar.masked_by_chance)
+    )
     series: dict[str, list[tuple[float, float]]] = {}
-    for name, similar in found.items():
-        real, chance = (
-            (similar.correlations, similar.by_chance)
-            if kind == "correlation"
-            else (similar.masked, similar.masked_by_chance)
-        )
-        for words, values in ((name, real), (f"{name}, by chance", chance)):
-            known = values[~values.isnan()].sort(descending=True).values.tolist()
-            series[words] = [((i + 0.5) / len(known), float(v)) for i, v in enumerate(known)]
+    for words, values in (("the most alike", real), ("by chance", chance)):
+        known = values[~values.isnan()].sort(descending=True).values.tolist()
+        series[words] = [((i + 0.5) / len(known), float(v)) for i, v in enumerate(known)]
     return str(
         svg(
             series,
             title=kind,
-            x=Axis(label="latents, in order", low=0.0, high=1.0),
-            y=Axis(label=kind, high=1.0),
+            x=Axis(label="units, in order", low=0.0, high=1.0),
+            y=Axis(label=f"largest {kind}", low=0.0, high=1.0),
             dots=True,
         )
     )
