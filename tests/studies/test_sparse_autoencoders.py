@@ -1,5 +1,6 @@
 """Studies: the dictionaries of Cunningham et al. beside their baselines, at the smallest scale."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,10 +12,15 @@ import torch
 from monosem import cli
 from monosem.core.errors import MonosemError
 from monosem.dictionaries.tied import Tied, TiedConfig
+from monosem.metrics.baselines import Fitted
+from monosem.metrics.evaluate import EvaluateConfig, evaluate
 from monosem.metrics.stream import enough, visit
 from monosem.models.language_model import LanguageModel
+from monosem.studies.sparse_autoencoders.beside import Beside, Row, measured
 from monosem.studies.sparse_autoencoders.cases import by_token
-from monosem.studies.sparse_autoencoders.curve import value, without
+from monosem.studies.sparse_autoencoders.control import said
+from monosem.studies.sparse_autoencoders.curve import who_won
+from monosem.studies.sparse_autoencoders.overfitting import fits
 from monosem.studies.sparse_autoencoders.setting import SCALES, Setting
 from monosem.studies.sparse_autoencoders.study import sparse_autoencoders
 from monosem.text.tokens import TokenStore
@@ -22,19 +28,73 @@ from monosem.text.tokens import TokenStore
 SITE = "blocks.0.hook_resid_post"
 
 
-def test_perplexity_is_e_to_the_loss_with_the_splice() -> None:
-    row = {"loss": 2.0, "delta_ce": 0.5, "fvu": None}
-    assert value(row, "perplexity") == pytest.approx(math.exp(2.5))
-    assert without(row) == pytest.approx(math.exp(2.0))
-    assert math.isnan(value(row, "fvu"))
+def tied(n: int = 12, seed: int = 0) -> Tied:
+    generator = torch.Generator().manual_seed(seed)
+    dictionary = Tied(TiedConfig(d_in=16, n_latents=n))
+    rows = torch.randn(n, 16, generator=generator)
+    dictionary.W_dec.data = torch.nn.functional.normalize(rows, dim=1)
+    return dictionary
+
+
+def test_what_stands_beside_a_dictionary_is_what_an_evaluation_measures(
+    model: LanguageModel, store: TokenStore, tmp_path: Path
+) -> None:
+    names = ("neurons", "identity-relu", "random", "pca", "lasso", "nmf")
+    scale = dataclasses.replace(SCALES["tiny"], baselines=names, n_eval=500, n_fit=600)
+    setting = Setting(scale, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
+    found = measured([tied(12), tied(20, 1)], setting, SITE)
+    config = EvaluateConfig(
+        n_loss_tokens=500, n_mean_tokens=500, n_density_tokens=scale.n_density, matmul="fp32"
+    )
+    each = [evaluate(d, model, store, config, site=SITE) for d in (tied(12), tied(20, 1))]
+    for row, expected in zip(found.rows["dictionary"], each, strict=True):
+        assert row.fvu == pytest.approx(expected["fvu"]) and row.n_dead == expected["n_dead"]
+        assert row.l0 == pytest.approx(expected["l0"])
+        spliced = math.exp(expected["loss"] + expected["delta_ce"])
+        assert row.perplexity == pytest.approx(spliced)
+        assert found.plain == pytest.approx(math.exp(expected["loss"]))
+    for name in ("neurons", "random", "pca"):
+        for row, ours in zip(found.rows[name], found.rows["dictionary"], strict=True):
+            assert row.l0 <= ours.l0 + 1 and math.isfinite(row.fvu)
+    assert len(found.rows["identity-relu"]) == 1  # it has an l0 of its own
+    assert "not negative" in found.missing["nmf"] and "too long" in found.missing["lasso"]
+
+
+def test_who_won_is_said_from_the_numbers_at_each_l0() -> None:
+    def row(l0: float, fvu: float) -> Row:
+        return Row(l0=l0, fvu=fvu, perplexity=2.0, recovered=0.5)
+
+    rows = {"dictionary": [row(4.0, 0.3), row(8.0, 0.2)], "identity-relu": [row(50.0, 0.0)]}
+    rows |= {"pca": [row(4.0, 0.4), row(8.0, 0.1)], "neurons": [row(4.0, 0.9), row(8.0, 0.8)]}
+    found = Beside(rows=rows, plain=2.0, missing={})
+    assert who_won(found, SITE) == (
+        "Less of the variance than the dictionary is left by PCA (l0 8)."
+    )
+    worse = Beside(rows={**rows, "pca": rows["neurons"]}, plain=2.0, missing={})
+    assert who_won(worse, SITE).startswith("At every l0 here the dictionary leaves less")
+    assert "at 1 of 2 settings" in said(
+        {
+            "the model": found,
+            "shuffled": Beside(rows={"dictionary": rows["pca"]}, plain=2.0, missing={}),
+        }
+    )
+
+
+def test_atoms_fitted_to_few_vectors_fit_these_and_not_others() -> None:
+    random = torch.Generator().manual_seed(0)
+    x, other = (torch.randn(n, 8, generator=random) for n in (600, 400))  # nothing is to be learnt
+    few, *_, many = [f for f in fits(("classical", "pca"), x, other, 2) if f.name == "classical"]
+    assert (few.n, many.n) == (32, 600)
+    assert few.train < few.heldout and many.heldout - many.train < few.heldout - few.train
+    codes = Fitted(x[:32], n_latents=8, n_coded=32).at("classical", 2)
+    about = (x[:32] - x.mean(0)).square().sum()
+    assert few.train == pytest.approx(float((x[:32] - codes(x[:32])).square().sum() / about))
 
 
 def test_activation_by_token_is_what_a_loop_over_tokens_adds_up(
     model: LanguageModel, store: TokenStore, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    dictionary = Tied(TiedConfig(d_in=16, n_latents=12))
-    dictionary.W_dec.data = torch.nn.functional.normalize(torch.randn(12, 16), dim=1)
+    dictionary = tied()
     scale = SCALES["tiny"]
     setting = Setting(scale, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
     mass, counts = by_token(dictionary, setting)
@@ -82,6 +142,8 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale_and_goes_on_where_i
     assert [i for i in items.values() if str(i["here"]).startswith("missing")]
     page = (out / "report.html").read_text("utf-8")
     assert "<svg" in page and "Found again in a larger dictionary" in page
+    assert any("classical, OMP" in k and "held out" in k for k in items)
+    assert any(k.startswith("shuffled, l0") for k in items)
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.figure.json")}
     assert cli.main(given) == 0
     assert {p.name: p.stat().st_mtime_ns for p in out.glob("*.figure.json")} == before

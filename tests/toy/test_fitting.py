@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from monosem.core.errors import ConfigError
+from monosem.toy import sparse_features
 from monosem.toy.fitting import Firings, Statistics, compare, failing, fit, measure
 from monosem.toy.sparse_features import Magnitude, SparseFeatures, SparseFeaturesConfig
 
@@ -98,3 +99,16 @@ def test_where_the_dictionary_fixes_l0_nothing_is_said_of_bursts() -> None:
     assert said["burstiness"] is None and "burstiness" not in failing(
         compare(real, measured(PLAIN))
     )
+
+
+def test_firings_are_drawn_without_holding_what_does_not_fire(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = SparseFeatures(PLAIN)
+    monkeypatch.setattr(sparse_features, "ENTRIES", 1000 * PLAIN.n_features)
+    sizes = [m.numel() for _, m in world.blocks(2_500, 3)]
+    assert max(sizes) <= 1000 * PLAIN.n_features and len(sizes) == 3
+    whole, drawn = Firings.of(world.sample(2_500, 3)[1]), Firings.drawn(world, 2_500, 3)
+    assert (drawn.n_rows, drawn.n_features) == (2_500, PLAIN.n_features)
+    for name in ("rows", "features", "values"):
+        assert torch.equal(getattr(drawn, name), getattr(whole, name))

@@ -180,7 +180,7 @@ def median(values: Float[np.ndarray, " n"], *, seed: int = 0, null: Null = None)
     return bootstrap(lambda drawn: float(np.median(known[drawn])), len(known), seed=seed, null=null)
 
 
-def share(n_true: int, n: int, *, null: Null = None) -> Measure:
+def share(n_true: int, n: int, *, null: float | None = None) -> Measure:
     """Return `n_true` / `n` with Wilson's interval.
 
     >>> found = share(360, 400)

@@ -11,9 +11,16 @@ def activation_by_token(
     sample: Sample, tokens: Int64[np.ndarray, " tokens"], vocab: int
 ) -> csr_array:
     """Return the activation of each latent summed over each token of the vocabulary."""
+    return latents_by_token(sample.latents, tokens, vocab)
+
+
+def latents_by_token(
+    latents: csr_array, tokens: Int64[np.ndarray, " tokens"], vocab: int
+) -> csr_array:
+    """Return the same of latents [tokens n_latents] alone: activations need not be held for it."""
     rows, ones = np.arange(len(tokens)), np.ones(len(tokens), np.float32)
     one_hot = csr_array((ones, (rows, tokens)), shape=(len(tokens), vocab))
-    return csr_array(sample.latents.T @ one_hot)
+    return csr_array(latents.T @ one_hot)
 
 
 def scaled(matrix: csr_array, factors: Float[np.ndarray, " rows"]) -> csr_array:

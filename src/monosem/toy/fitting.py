@@ -44,6 +44,8 @@ PARENT = 0.95
 """Share of a child's firings at which its parent fires too."""
 FIXED = 0.05
 """Burstiness under which l0 counts as fixed."""
+FITTED_ROWS = 4096
+"""Rows drawn to see how bursts grow with correlation."""
 COMMON = 0.6
 """A parent fires in no larger share of the rows."""
 
@@ -63,6 +65,18 @@ class Firings:
         """Return the firings of dense magnitudes."""
         rows, features = magnitudes.nonzero(as_tuple=True)
         return cls(rows, features, magnitudes[rows, features], *magnitudes.shape)
+
+    @classmethod
+    def drawn(cls, world: SparseFeatures, n_rows: int, seed: int) -> "Firings":
+        """Return the firings of `world.sample(n_rows, seed)`, without holding what does not fire."""
+        parts: list[Firings] = []
+        for _, magnitudes in world.blocks(n_rows, seed):
+            parts.append(cls.of(magnitudes))
+        starts = np.cumsum([0, *(part.n_rows for part in parts)])
+        rows = torch.cat([p.rows + int(s) for p, s in zip(parts, starts, strict=False)])
+        features = torch.cat([part.features for part in parts])
+        values = torch.cat([part.values for part in parts])
+        return cls(rows, features, values, n_rows, world.config.n_features)
 
 
 @dataclass(frozen=True)
@@ -152,10 +166,10 @@ def fit(statistics: Statistics, seed: int = 0) -> SparseFeaturesConfig:
     for _ in range(8):
         middle = (low + high) / 2
         world = SparseFeatures(replace(plain, correlation=middle))
-        _, magnitudes = world.sample(4096, seed)
-        on = (magnitudes > 0).double()
-        f = on.mean(0)
-        bursts = float(on.sum(1).var() / (f * (1 - f)).sum())
+        drawn = Firings.drawn(world, FITTED_ROWS, seed)
+        on = torch.bincount(drawn.rows, minlength=FITTED_ROWS).double()
+        f = torch.bincount(drawn.features, minlength=drawn.n_features).double() / FITTED_ROWS
+        bursts = float(on.var() / (f * (1 - f)).sum())
         low, high = (middle, high) if bursts < statistics.burstiness else (low, middle)
     return replace(plain, correlation=(low + high) / 2)
 

@@ -24,8 +24,8 @@ from monosem.core.errors import ConfigError
 
 HIGHEST = 0.5
 """No feature is on more often than this."""
-BLOCK = 8192
-"""Rows whose magnitudes exist at once."""
+BLOCK, ENTRIES = 8192, 2**26
+"""Rows whose magnitudes exist at once, and as many magnitudes at most: 256 MB."""
 WORLD, SAMPLE, PARENTS = 1, 2, 3
 """Tell the random numbers of directions, of samples, of parents, and of everybody else apart."""
 STRIDE = 0x9E3779B9
@@ -138,19 +138,21 @@ class SparseFeatures:
         self, n: int, seed: int
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n n_features"]]:
         """`n` activations and the magnitudes they are made of; a seed gives the same ones again."""
-        generator = _generator(SAMPLE, seed)
-        parts = list(self._blocks(n, generator))
+        parts = list(self.blocks(n, seed))
         return torch.cat([x for x, _ in parts]), torch.cat([m for _, m in parts])
 
     def activations(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         """The activations of `sample(n, seed)` alone, in the memory that they take themselves."""
-        generator = _generator(SAMPLE, seed)
-        return torch.cat([x for x, _ in self._blocks(n, generator)])
+        return torch.cat([x for x, _ in self.blocks(n, seed)])
 
-    def _blocks(self, n: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        config = self.config
-        for start in range(0, n, BLOCK):
-            on = self._on(min(BLOCK, n - start), generator)
+    def blocks(
+        self, n: int, seed: int
+    ) -> Iterator[tuple[Float[Tensor, "some d"], Float[Tensor, "some n_features"]]]:
+        """The same sample, some rows at a time: wide worlds have magnitudes too many to hold."""
+        config, generator = self.config, _generator(SAMPLE, seed)
+        step = max(1, min(BLOCK, ENTRIES // config.n_features))
+        for start in range(0, n, step):
+            on = self._on(min(step, n - start), generator)
             magnitudes = on * config.magnitude.draw(len(on), config.n_features, generator)
             x = magnitudes @ self.directions
             yield x + config.noise * torch.randn(x.shape, generator=generator), magnitudes

@@ -14,11 +14,11 @@ from scipy.sparse import csr_array
 from transformers import PreTrainedTokenizerFast
 
 from monosem.dictionaries.base import Dictionary
-from monosem.metrics.sample import draw
-from monosem.metrics.stream import Place
+from monosem.metrics.sample import as_matrix, encoded, vertical
+from monosem.metrics.stream import Place, enough, visit
 from monosem.rendering import table
 from monosem.rendering.tokens import token as shown
-from monosem.studies.by_token import activation_by_token, sums
+from monosem.studies.by_token import latents_by_token, sums
 from monosem.studies.report import Figure, Item
 from monosem.studies.sparse_autoencoders.setting import Setting
 
@@ -85,10 +85,15 @@ def by_token(
     dictionary: Dictionary[Any], setting: Setting
 ) -> tuple[csr_array, Int64[np.ndarray, " n_latents"]]:
     """Return the activation of each latent on each token of the vocabulary, and how often it fires."""
-    place = Place(setting.model, setting.store, setting.residual)
-    sample = draw(dictionary, place, n_tokens=setting.scale.n_eval, seed=setting.seed)
-    tokens = sample.text.tokens[sample.text.ordinary]
-    return activation_by_token(sample, tokens, setting.store.vocab_size), sample.n_fired()
+    store = setting.store
+    place = Place(setting.model, store, setting.residual)
+    contexts = enough(visit(store, "heldout", setting.seed), store, setting.scale.n_eval)
+    # activations are not kept: at the paper's scale they alone would be gigabytes
+    latents = vertical([as_matrix(some) for _, some in encoded(dictionary, place, contexts)])
+    read = store.tokens(contexts)
+    tokens = read[store.ordinary(read)].astype(np.int64)
+    counts = np.bincount(latents.indices, minlength=dictionary.n_latents).astype(np.int64)
+    return latents_by_token(latents, tokens, store.vocab_size), counts
 
 
 def _case(

@@ -13,9 +13,10 @@ from monosem.dictionaries.tied import TiedConfig
 from monosem.metrics.baselines import BASELINES
 from monosem.models.language_model import LanguageModel
 from monosem.models.randomised import randomised
+from monosem.studies.running import trained
 from monosem.text.tokens import TokenStore
 from monosem.training.run import TrainingRun
-from monosem.training.trainer import TrainConfig, train
+from monosem.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ SCALES: dict[str, Scale] = {
         l0s=(10.0, 20.0, 40.0, 80.0, 160.0),
         n_eval=262_144,
         n_density=5_000_000,
-        n_fit=1_000_000,
+        n_fit=262_144,
         n_cases=10,
         baselines=EVERY,
         widest_lasso=4096,
@@ -170,4 +171,4 @@ class Setting:
             batch_size=self.scale.batch,
             seed=self.seed,
         )
-        return train(config, model, self.store, self.out / f"{name}-{self.key[:8]}")
+        return trained(config, model, self.store, self.out, name=name)

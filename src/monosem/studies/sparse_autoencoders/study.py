@@ -4,12 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
-
 from monosem.core.config import content_hash
-from monosem.core.errors import ConfigError, unknown_name
 from monosem.models.language_model import LanguageModel
-from monosem.studies import report
+from monosem.studies import report, running
 from monosem.studies.report import Figure, Item, Stage
 from monosem.studies.sparse_autoencoders.cases import cases
 from monosem.studies.sparse_autoencoders.control import control
@@ -17,7 +14,7 @@ from monosem.studies.sparse_autoencoders.curve import curve
 from monosem.studies.sparse_autoencoders.overfitting import overfitting
 from monosem.studies.sparse_autoencoders.setting import SCALES, Setting
 from monosem.studies.sparse_autoencoders.sizes import sizes
-from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
+from monosem.text.tokens import TokenStore
 
 TITLE = "Sparse autoencoders find highly interpretable features"
 LEAD = (
@@ -61,7 +58,7 @@ def sparse_autoencoders(
         str(model.check_site(mlp or f"blocks.{middle}.mlp.hook_post")),
     )
     chosen = SCALES[scale]
-    store = store or own_text(model, chosen.max_tokens, out, fresh)
+    store = store or running.own_text(model, out, max_tokens=chosen.max_tokens, fresh=fresh)
     setting = Setting(chosen, model, store, *sites, out, seed)
     makers: dict[str, Callable[[], Figure]] = {
         "curve-residual": partial(curve, setting, mlp=False),
@@ -84,24 +81,7 @@ def sparse_autoencoders(
 
 def check(scale: str, figures: Sequence[str], out: Path) -> None:
     """Raise for names that do not exist, and for a file where the folder is to be."""
-    if scale not in SCALES:
-        raise unknown_name("scale", scale, SCALES)
-    for name in figures:
-        if name not in FIGURES:
-            raise unknown_name("figure", name, FIGURES)
-    if out.is_file():
-        raise ConfigError(f"`{out}` is a file. Name a folder for the study.")
-
-
-def own_text(model: LanguageModel, max_tokens: int, out: Path, fresh: bool) -> TokenStore:
-    """Return the standard library's text as the model reads it, kept in `out`."""
-    if not isinstance(model.tokenizer, PreTrainedTokenizerFast):
-        raise ConfigError(
-            f"`{model.name}` brings no fast tokenizer to read text with. Give a token store."
-        )
-    config = TokensConfig(max_tokens=max_tokens, context=min(128, model.context or 128))
-    folder = out / f"tokens-{max_tokens or 'all'}"
-    return build_token_store(config, folder, tokenizer=model.tokenizer, fresh=fresh)
+    running.check(out, scale=scale, scales=SCALES, figures=figures, known=FIGURES)
 
 
 def missing() -> Figure:

@@ -61,8 +61,8 @@ def firings(
 def beside_a_world(real: Statistics, n_rows: int, seed: int = 0) -> list[Assumption]:
     """Return the assumptions of the world fitted to `real`, each with whether it holds."""
     world = SparseFeatures(fit(real, seed))
-    _, magnitudes = world.sample(n_rows, seed + 1)
-    return compare(real, measure(Firings.of(magnitudes), world.directions, seed))
+    drawn = Firings.drawn(world, n_rows, seed + 1)
+    return compare(real, measure(drawn, world.directions, seed))
 
 
 def worlds(
