@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from monosem.core.errors import ConfigError
-from monosem.dictionaries.auxiliary import LONGEST
 from monosem.dictionaries.base import TrainState
 from monosem.dictionaries.losses import aux_k, auxiliary_k, mse, normalised_mse
+from monosem.dictionaries.start import LONGEST
 from monosem.dictionaries.topk import TopK, TopKConfig
 from monosem.runtime import matmul
 

@@ -1,7 +1,7 @@
 """What the TopK kinds share: how they start, and a loss from which dead latents learn.
 
     W_enc, W_dec   the same random unit vectors, W_enc scaled so that unit inputs give unit outputs,
-                   but no longer than LONGEST
+                   but no longer than LONGEST (start.py)
     b_dec          the geometric median of the data
     loss           mse(x_hat, target) / variance + aux_weight * aux_k
     aux_k          ‖scale * relu(top_k_aux(pre of the dead)) @ W_dec - e‖² / ‖e - mean of e‖²
@@ -27,17 +27,13 @@ from monosem.dictionaries.config import at_least, at_most_latents
 from monosem.dictionaries.geometry import directions, unit_rows_
 from monosem.dictionaries.losses import auxiliary_k, variance
 from monosem.dictionaries.selection import top_k
+from monosem.dictionaries.start import LONGEST
 from monosem.dictionaries.unit_norm import UnitNorm
 from monosem.kernels import layers, shared
 from monosem.kernels.pattern import Pattern
 
 N_UNIT_INPUTS = 256
 """Random unit vectors on which the encoder's scale is measured."""
-LONGEST = 0.4
-"""Length of encoder vectors at the start, at most; the paper knows no bound. Adam's steps have a fixed
-length, so that a short vector turns faster, and grows as it learns: fvu after 500 steps is lower
-wherever the bound is met, by a fifth on the neurons of 1L-a. Those that are shorter anyhow, in narrow
-sites and where k is large, lose by being shortened (docs/quality.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

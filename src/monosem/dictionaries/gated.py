@@ -11,7 +11,8 @@
 The penalty bears on the gate alone, so that it does not shrink the latents; the last term keeps the
 gate, which the step function hides from `x_hat`, in touch with the data, and the decoder is frozen in
 it lest it serve two masters. `r_mag` and the biases start at zero, the encoder as the decoder's
-transpose; rows of `W_dec` are unit vectors (unit_norm.py). Rajamanoharan et al. 2024,
+transpose; where `l1` is steered, biases leave few latents active, and encoder vectors are no longer than
+LONGEST (start.py). Rows of `W_dec` are unit vectors (unit_norm.py). Rajamanoharan et al. 2024,
 arXiv:2404.16014, section 3.2.
 """
 
@@ -28,7 +29,7 @@ from monosem.dictionaries.coefficient import Coefficient, PenaltyConfig
 from monosem.dictionaries.geometry import directions
 from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.losses import mse
-from monosem.dictionaries.start import sparse_start
+from monosem.dictionaries.start import LONGEST, sparse_start
 from monosem.dictionaries.unit_norm import UnitNorm
 from monosem.kernels import layers, parts
 
@@ -99,7 +100,7 @@ class Gated(UnitNorm[GatedConfig], name="gated", config=GatedConfig):
         with torch.no_grad():
             centred = x - self.centre, target - self.b_dec
             weights, same = (self.W_enc, self.W_dec, self.config.l0), self.writes_what_it_reads
-            start = sparse_start(*centred, *weights, subtract=True, same=same)
+            start = sparse_start(*centred, *weights, subtract=True, same=same, longest=LONGEST)
             self.W_enc.copy_(start.scale * start.columns)
             self.b_enc.fill_(-start.scale * start.bound)
             self.b_mag.fill_(-start.scale * start.bound)
