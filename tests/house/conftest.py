@@ -69,7 +69,15 @@ class CommandLine:
 
     def kill(self, arguments: list[str], cwd: Path, after: float) -> bool:
         """Start a command and kill it `after` seconds; whether it was still running."""
+        return self.kill_when(arguments, cwd, lambda: True, after)
+
+    def kill_when(
+        self, arguments: list[str], cwd: Path, begun: Callable[[], bool], after: float
+    ) -> bool:
+        """Start a command and kill it `after` seconds past the moment when `begun()`."""
         process, _ = self.start(arguments, cwd)
+        while process.is_alive() and not begun():
+            process.join(0.005)
         process.join(after)
         running = process.is_alive()
         process.kill()

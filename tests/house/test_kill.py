@@ -90,9 +90,14 @@ def test_a_capture_that_was_killed_has_whole_shards_and_goes_on_after_them(
     folder = place("capture")
     capturing, made = folder / "activations.capturing", folder / "activations"
     whole: dict[str, int] = {}
+
+    def begun() -> bool:
+        return bool(noted(capturing / ".shards.jsonl"))
+
     for _ in range(10):
-        after = world.seconds["capture"] * randomness.uniform(0.3, 1.0)
-        command_line.kill(world.commands["capture"], folder, after)
+        command_line.kill_when(
+            world.commands["capture"], folder, begun, randomness.uniform(0, 0.02)
+        )
         if made.exists():  # it was too late; anew
             shutil.rmtree(made)
         for number, line in enumerate(noted(capturing / ".shards.jsonl")):
