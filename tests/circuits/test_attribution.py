@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monosem.circuits import attribution, targets
-from monosem.circuits.attribution import attribute, attribute_each
+from monosem.circuits.attribution import attribute, attribute_each, attribute_prompts
 from monosem.constructions.attention_only import family_row
 from monosem.constructions.conversion import convert
 from monosem.core.errors import ConfigError, MonosemError, UnsupportedModelError
@@ -205,6 +205,46 @@ def test_several_targets_share_a_pass_and_get_what_each_would_alone(make, tokens
     assert attribute_each(model, tokens, []) == []
 
 
+@pytest.mark.parametrize("sources", [("heads", "neurons"), ()], ids=str)
+def test_several_prompts_in_one_call_get_what_each_would_alone(family, tokens, sources):
+    prompts = [tokens, tokens[2:5], tokens.flip(0)[:6]]
+    layer = family.n_layers - 1
+    each = [
+        targets.logit(family, 7),
+        targets.direction(
+            family, f"blocks.{layer}.hook_resid_pre", torch.ones(32).double(), position=0
+        ),
+        targets.logit(family, 9, position=-2),
+    ]
+    for given in (each, each[0]):
+        together = attribute_prompts(family, prompts, given, sources=sources)
+        wanted = each if given is each else [each[0]] * 3
+        for prompt, target, found in zip(prompts, wanted, together, strict=True):
+            close(found)
+            alone = attribute(family, prompt, target, sources=sources)
+            assert found.value == pytest.approx(alone.value, rel=1e-6)  # softmaxes in float32
+            assert {k for k, v in found.by_kind().items() if v} == {
+                k for k, v in alone.by_kind().items() if v
+            }
+            assert found.by_kind()["token"] == pytest.approx(
+                alone.by_kind()["token"], rel=1e-5, abs=1e-6
+            )
+            assert int(found.frame()["position"].max()) < len(prompt)
+
+
+def test_features_of_several_prompts_are_those_of_each(make, tokens):
+    model, made = make("gpt2"), dictionary(32, "blocks.1.hook_resid_pre")
+    prompts = [tokens, tokens[:4]]
+    together = attribute_prompts(model, prompts, targets.logit(model, 7), dictionaries=[made])
+    for prompt, found in zip(prompts, together, strict=True):
+        alone = attribute(model, prompt, targets.logit(model, 7), dictionaries=[made])
+        assert found.by_kind() == pytest.approx(alone.by_kind(), rel=1e-9)
+        assert [t.index for t in found.top(5, "feature")] == [
+            t.index for t in alone.top(5, "feature")
+        ]
+    assert attribute_prompts(model, [], targets.logit(model, 7)) == []
+
+
 def test_the_largest_terms_come_first_and_the_table_ends_in_the_target(make, tokens):
     model = make("gpt2")
     found = attribute(model, tokens, targets.logit(model, 7))
@@ -239,6 +279,8 @@ def test_what_cannot_be_attributed_says_why(make, tokens):
     cases = [
         (lambda: attribute(model, tokens, target, sources=("mlps",)), "`heads` and `neurons`"),
         (lambda: attribute(model, tokens, targets.logit(model, 7, position=9)), "0 to 6"),
+        (lambda: attribute_prompts(model, [tokens], [target] * 2), "2 targets for 1 prompts"),
+        (lambda: attribute_prompts(model, [tokens], targets.logit(model, 7, position=9)), "0 to 6"),
         (lambda: targets.logit(model, 61), "0 to 60"),
         (lambda: targets.neuron(model, 0, 128), "0 to 127"),
         (lambda: targets.neuron(model, 2, 0), "no site"),

@@ -3,7 +3,8 @@
     model = monosem.load_model("1L-a")
     found = attribute(model, tokens, logit_difference(model, token))
     found.top(10)      the largest terms        found.by_kind()    what heads, neurons, … add in all
-    attribute_each(model, tokens, [one, another])                  several targets, one forward pass
+    attribute_each(model, tokens, [one, another])       several targets of a prompt, one forward pass
+    attribute_prompts(model, [tokens, others], target)  several prompts, one pass there and one back
 
 In the frozen pass (`frozen.py`) a target is linear in the sources it is cut at and in all biases behind
 them, so gradient × activation over these is the target. Which sources is a choice, for a source hides
@@ -24,16 +25,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
 
-from monosem.activations.processing import for_model
 from monosem.circuits.frozen import FrozenPass, frozen_pass
+from monosem.circuits.placed import Placed, each_position, place
 from monosem.circuits.targets import Target
 from monosem.circuits.terms import Attributions, Group
 from monosem.core.errors import ConfigError, UnsupportedModelError
 from monosem.dictionaries.base import Dictionary
-from monosem.dictionaries.wired import Wired
 from monosem.models.language_model import LanguageModel
 from monosem.models.site import Site
 
@@ -76,137 +76,137 @@ def attribute_each(
     dictionaries: Iterable[Dictionary[Any]] = (),
 ) -> list[Attributions]:
     """Return what `attribute` does of each target of one prompt, from one forward pass for all."""
+    _check_asked(sources, [tokens] * len(targets), targets)
+    if not targets:
+        return []
+    frozen, placed = _pass(model, tokens[None], targets, sources, dictionaries)
+    with torch.no_grad():
+        return [_attributed(model, [tokens], [t], frozen, placed)[0] for t in targets]
+
+
+def attribute_prompts(
+    model: LanguageModel,
+    prompts: Sequence[Int[Tensor, " _"]],
+    targets: Target | Sequence[Target],
+    *,
+    sources: Sequence[str] = ("heads", "neurons"),
+    dictionaries: Iterable[Dictionary[Any]] = (),
+) -> list[Attributions]:
+    """Return what `attribute` does of each prompt, all in one forward pass and one backward.
+
+    Prompts may differ in length: shorter ones are padded behind, where nothing before looks. `targets` is
+    one target for all or one for each; a position counts in its own prompt.
+    """
+    each = [targets] * len(prompts) if isinstance(targets, Target) else list(targets)
+    if len(each) != len(prompts):
+        raise ConfigError(
+            f"There are {len(each)} targets for {len(prompts)} prompts. Pass one for all, or one for each."
+        )
+    _check_asked(sources, prompts, each)
+    if not prompts:
+        return []
+    tokens = nn.utils.rnn.pad_sequence([prompt.long() for prompt in prompts], batch_first=True)
+    frozen, placed = _pass(model, tokens, each, sources, dictionaries)
+    with torch.no_grad():
+        return _attributed(model, prompts, each, frozen, placed)
+
+
+def _check_asked(
+    sources: Sequence[str], prompts: Sequence[Tensor], targets: Sequence[Target]
+) -> None:
     unknown = [name for name in sources if name not in SOURCES]
     if unknown:
         raise ConfigError(
             f"`sources` may hold {' and '.join(f'`{s}`' for s in SOURCES)}, got `{unknown[0]}`. Embeddings "
             "and biases are sources always; dictionaries go into `dictionaries`."
         )
-    for target in targets:
+    for tokens, target in zip(prompts, targets, strict=True):
         if not -len(tokens) <= target.position < len(tokens):
             raise ConfigError(
                 f"Position {target.position} is outside the prompt (0 to {len(tokens) - 1})."
             )
-    if not targets:
-        return []
+
+
+def _pass(
+    model: LanguageModel,
+    tokens: Int[Tensor, "batch pos"],
+    targets: Sequence[Target],
+    sources: Sequence[str],
+    dictionaries: Iterable[Dictionary[Any]],
+) -> tuple[FrozenPass, dict[str, Placed]]:
     points = [SOURCES[name] for name in sources]
     cut = [site for site in model.sites() if Site.parse(site).point in points]
-    placed = _placed(model, dictionaries, targets)
+    placed = place(model, dictionaries, targets)
     frozen = frozen_pass(
         model,
-        tokens[None],
+        tokens,
         cut=[*cut, *placed],
         read=[*(p.read for p in placed.values()), *(t.site for t in targets)],
         passed={p.write: p.skipped for p in placed.values() if p.dictionary.wiring.skip},
     )
-    with torch.no_grad():
-        return [_attributed(model, tokens, target, frozen, placed) for target in targets]
-
-
-class _Placed:
-    """A dictionary at the site it writes."""
-
-    def __init__(self, model: LanguageModel, dictionary: Dictionary[Any]) -> None:
-        reads, writes = dictionary.sites_in, dictionary.sites_out
-        if len(reads) != 1 or len(writes) != 1:
-            raise ConfigError(
-                f"A dictionary reads {len(reads)} sites and writes {len(writes)}; attributions take those of "
-                "one site each. Save it with its `site`, or leave it out."
-            )
-        self.read, self.write = (str(model.check_site(site)) for site in (*reads, *writes))
-        if type(dictionary).effect is not Wired.effect:
-            raise ConfigError(
-                f"The rows of a `{dictionary.architecture}` are scaled by the activation it reads, so its "
-                "features add no fixed vectors. Use a dictionary of another architecture."
-            )
-        self.dictionary = for_model(dictionary, model, reads, writes).to(model.device)
-
-    def skipped(self, seen: dict[str, Tensor]) -> Tensor:
-        """Return what the skip makes of what it reads, in that one's shape."""
-        x = seen[self.read]
-        return x.flatten(2) @ self.dictionary.W_skip.detach().to(x)
-
-    def groups(
-        self,
-        x: Float[Tensor, "pos d_in"],
-        y: Float[Tensor, "pos d_out"],
-        g: Float[Tensor, "pos d_out"],
-    ) -> list[Group]:
-        """Return features, error and decoder bias of what was read, what is written, and its gradient."""
-        d, layer = self.dictionary, Site.parse(self.write).layer
-        latents = d.encode_sparse(x.to(d.b_enc.dtype)).ragged()
-        rows, indices = latents.rows(), latents.indices.long()
-        values, vectors = latents.values.to(y), d.W_dec.detach().to(y)[latents.indices.long()]
-        b_dec = d.b_dec.detach().to(y)
-        error = (y - b_dec).index_add(0, rows, -values[:, None] * vectors)
-        adds = values * (vectors * g[rows]).sum(1)
-        return [
-            Group(
-                kind="feature",
-                site=self.write,
-                layer=layer,
-                positions=rows,
-                indices=indices,
-                activations=values,
-                values=adds,
-            ),
-            _each_position("error", self.write, layer, error, g),
-            _each_position("bias", f"{self.write} b_dec", layer, b_dec.expand_as(g), g),
-        ]
-
-
-def _placed(
-    model: LanguageModel, dictionaries: Iterable[Dictionary[Any]], targets: Sequence[Target]
-) -> dict[str, _Placed]:
-    """Return the dictionaries by the site they write; those behind all targets are left out."""
-    known = [_Placed(model, d) for d in dictionaries]
-    written = [p.write for p in known]
-    if len(set(written)) < len(written):
-        raise ConfigError(
-            f"Two dictionaries write `{max(written, key=written.count)}`. Pass one for each site."
-        )
-    order = model.sites().index
-    last = max(order(target.site) for target in targets)
-    return {p.write: p for p in known if max(order(p.read), order(p.write)) <= last}
+    return frozen, placed
 
 
 def _attributed(
     model: LanguageModel,
+    prompts: Sequence[Int[Tensor, " _"]],
+    targets: Sequence[Target],
+    frozen: FrozenPass,
+    placed: dict[str, Placed],
+) -> list[Attributions]:
+    """Return the terms of one target of each prompt; prompts know nothing of each other."""
+    with torch.enable_grad():
+        units = [
+            frozen.seen[target.site].flatten(2)[row, target.position % len(tokens)]
+            for row, (tokens, target) in enumerate(zip(prompts, targets, strict=True))
+        ]
+        metrics = [x @ target.vector.to(x) for x, target in zip(units, targets, strict=True)]
+        gradients = frozen.gradients(torch.stack(metrics).sum())
+    rows = enumerate(zip(prompts, targets, metrics, strict=True))
+    return [
+        _of_row(model, row, tokens, target, float(metric.detach()), frozen, gradients, placed)
+        for row, (tokens, target, metric) in rows
+    ]
+
+
+def _of_row(
+    model: LanguageModel,
+    row: int,
     tokens: Int[Tensor, " pos"],
     target: Target,
+    metric: float,
     frozen: FrozenPass,
-    placed: dict[str, _Placed],
+    gradients: tuple[dict[str, Tensor], dict[str, Tensor]],
+    placed: dict[str, Placed],
 ) -> Attributions:
-    with torch.enable_grad():
-        x = frozen.seen[target.site].flatten(2)[0, target.position]
-        metric = x @ target.vector.to(x)
-    cuts, biases = frozen.gradients(metric)
-    groups = [*_sources(tokens, frozen, cuts, placed)]
+    n, (cuts, biases) = len(tokens), gradients
+    groups = [*_sources(row, tokens, frozen, cuts, placed)]
     groups += [
-        _each_position("bias", name, _layer(model, name), frozen.biases[name][0], g[0])
+        each_position("bias", name, _layer(model, name), frozen.biases[name][row, :n], g[row, :n])
         for name, g in biases.items()
     ]
     if target.offset:
-        groups.append(_offset(target, len(tokens), x))
-    value = float(metric.detach().double()) + target.offset
-    found = Attributions(target=target.name, value=value, groups=tuple(groups))
-    _check(model, found, torch.finfo(x.dtype).eps)
+        groups.append(_offset(target, n, model.device))
+    found = Attributions(target=target.name, value=metric + target.offset, groups=tuple(groups))
+    _check(model, found, torch.finfo(frozen.seen[target.site].dtype).eps)
     return found
 
 
 def _sources(
+    row: int,
     tokens: Int[Tensor, " pos"],
     frozen: FrozenPass,
     gradients: dict[str, Tensor],
-    placed: dict[str, _Placed],
+    placed: dict[str, Placed],
 ) -> Iterable[Group]:
     for name, gradient in gradients.items():
-        site, y, g = Site.parse(name), frozen.cuts[name].detach()[0], gradient[0]
+        site, y = Site.parse(name), frozen.cuts[name].detach()[row, : len(tokens)]
+        g = gradient[row, : len(tokens)]
         if name in placed:
-            x = frozen.seen[placed[name].read].detach()[0].flatten(1)
+            x = frozen.seen[placed[name].read].detach()[row, : len(tokens)].flatten(1)
             yield from placed[name].groups(x, y.flatten(1), g.flatten(1))
         elif site.point in ("hook_embed", "hook_pos_embed"):
-            group = _each_position(KIND_OF[site.point], name, None, y, g)
+            group = each_position(KIND_OF[site.point], name, None, y, g)
             token = site.point == "hook_embed"
             yield dataclasses.replace(group, indices=tokens.long()) if token else group
         else:
@@ -226,31 +226,13 @@ def _sources(
             )
 
 
-def _each_position(
-    kind: str,
-    site: str,
-    layer: int | None,
-    x: Float[Tensor, "pos d"],
-    g: Float[Tensor, "pos d"],
-) -> Group:
-    return Group(
-        kind=kind,
-        site=site,
-        layer=layer,
-        positions=torch.arange(len(x), device=x.device),
-        indices=None,
-        activations=x.detach().norm(dim=-1),
-        values=(x.detach() * g).sum(-1),
-    )
-
-
-def _offset(target: Target, n: int, like: Tensor) -> Group:
-    value = like.detach().new_tensor([target.offset], dtype=torch.float64)
+def _offset(target: Target, n: int, device: torch.device) -> Group:
+    value = torch.tensor([target.offset], dtype=torch.float64, device=device)
     return Group(
         kind="bias",
         site=f"offset of the {target.name}",
         layer=Site.parse(target.site).layer,
-        positions=torch.tensor([target.position % n], device=like.device),
+        positions=torch.tensor([target.position % n], device=device),
         indices=None,
         activations=value.abs(),
         values=value,
