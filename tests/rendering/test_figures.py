@@ -59,3 +59,15 @@ def test_lines_lie_where_their_values_say_on_a_logarithmic_axis() -> None:
 def test_lines_without_a_point_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         lines.svg({"a": []}, title="", x=lines.Axis(label=""), y=lines.Axis(label=""))
+
+
+def test_ticks_of_a_short_logarithmic_axis_are_ones_twos_and_fives() -> None:
+    drawn = lines.svg(
+        {"a": [(3.8, 40.0), (31.0, 1500.0)]},
+        title="t",
+        x=lines.Axis(label="x", log=True),
+        y=lines.Axis(label="y", log=True),
+    )
+    tree = ElementTree.fromstring(drawn)
+    ticks = [e.text for e in tree.iter("text") if e.get("class") == "tick"]
+    assert ticks == ["5", "10", "20", "50", "100", "200", "500", "1000"]

@@ -87,10 +87,14 @@ class _Scale:
             return [(t, f"{round(t, 9):g}") for t in nice(self.low, self.high, 5)]
         whole = range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1)
         powers = [10.0**p for p in whole]
+        if len(powers) < 3:  # 1, 2, 5, 10, 20, 50, …
+            around = range(math.floor(self.low), math.ceil(self.high) + 1)
+            each = [m * 10.0**p for p in around for m in (1, 2, 5)]
+            powers = [v for v in each if self.low - 1e-9 <= math.log10(v) <= self.high + 1e-9]
         if len(powers) < 2:
             powers = [10.0**t for t in nice(self.low, self.high, 4)]
         powers = powers[:: max(1, math.ceil(len(powers) / 7))]
-        return [(p, f"{p:.3g}" if 1e-3 <= p < 1e3 else f"{p:.0e}") for p in powers]
+        return [(p, f"{float(f'{p:.3g}'):g}" if 1e-3 <= p < 1e4 else f"{p:.0e}") for p in powers]
 
 
 def _fits(value: Number, axis: Axis) -> bool:

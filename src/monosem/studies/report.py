@@ -22,6 +22,8 @@ from monosem.rendering.template import number
 from monosem.rendering.visible import printable
 
 REPORT, PAGE = "report.json", "report.html"
+MANY = 24
+"""Items of a figure above which those without a number of the paper's are folded away on the page."""
 Certainty = Literal["read in its code", "read in the paper", "from memory", "second hand", "—"]
 Value = float | int | str | None
 
@@ -204,9 +206,17 @@ def _section(figure: Figure) -> Markup:
         printable(figure.title),
         _prose(figure.text),
         drawings,
-        _table(figure.items),
+        _items(figure.items),
         printable("; ".join(settings)),
     )
+
+
+def _items(items: Sequence[Item]) -> Markup:
+    """Return the items as a table; of many those that have the paper's, and all behind a click."""
+    if len(items) <= MANY:
+        return _table(items)
+    all_of_them = Markup("<details><summary>All {} numbers</summary>{}</details>")
+    return _table([i for i in items if i.paper]) + all_of_them.format(len(items), _table(items))
 
 
 def _table(items: Sequence[Item]) -> Markup:

@@ -41,10 +41,11 @@ def curve(setting: Setting, *, mlp: bool) -> Figure:
             "many latents on. The codes of classical dictionary learning and NMF are solved for each "
             f"vector; all others are read off by one product. {who_won(found, site)}"
         ),
-        drawings=(*(drawing for _, drawing in drawn), _table(found, site)),
+        drawings=(*(drawing for _, drawing in drawn), *_tables(found, site)),
         captions=(
             *(caption for caption, _ in drawn),
-            "FVU, and loss recovered of the mean ablation, at the l0 reached; the most faithful first",
+            "FVU by the dictionary's l0; the most faithful first",
+            "Loss recovered, of the mean ablation",
         ),
         items=(*_items(found, name, site), *(() if mlp else (_paper(found),))),
         notes={
@@ -103,13 +104,13 @@ def _largest(found: Beside) -> float:
     return max(known, default=1.0)
 
 
-def _table(found: Beside, site: str) -> str:
-    """Return all of them as a table: a row a method, two columns a dictionary."""
-    ours = found.rows[OURS]
-    header = ["", *(f"FVU at {row.l0:.1f}" for row in ours)]
-    header += [f"recovered at {row.l0:.1f}" for row in ours]
-    rows = [[words(name, site), *_cells(some, len(ours))] for name, some in sorted_rows(found)]
-    return str(table.html(header, rows))
+def _tables(found: Beside, site: str) -> tuple[str, str]:
+    """Return all of them as two tables: a row a method, a column a dictionary."""
+    header = ["l0", *(f"{row.l0:.1f}" for row in found.rows[OURS])]
+    rows = sorted_rows(found)
+    fvus = [[words(name, site), *(f"{row.fvu:.3f}" for row in some)] for name, some in rows]
+    shares = [[words(name, site), *(_share(row.recovered) for row in some)] for name, some in rows]
+    return str(table.html(header, fvus)), str(table.html(header, shares))
 
 
 def sorted_rows(found: Beside) -> list[tuple[str, list[Row]]]:
@@ -118,10 +119,8 @@ def sorted_rows(found: Beside) -> list[tuple[str, list[Row]]]:
     return sorted(full.items(), key=lambda item: sum(row.fvu for row in item[1]))
 
 
-def _cells(rows: list[Row], n: int) -> list[str]:
-    fvus = [f"{row.fvu:.3f}" for row in rows]
-    shares = ["—" if math.isnan(row.recovered) else f"{row.recovered:.3f}" for row in rows]
-    return [*fvus, *shares] if len(rows) == n else ["—"] * (2 * n)
+def _share(value: float) -> str:
+    return "—" if math.isnan(value) else f"{value:.3f}"
 
 
 def _items(found: Beside, where: str, site: str) -> list[Item]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from monosem.core.config import content_hash
 from monosem.models.language_model import LanguageModel
 from monosem.studies import report, running
-from monosem.studies.report import Figure, Item, Stage
+from monosem.studies.report import Figure, Stage
 from monosem.studies.sparse_autoencoders.cases import cases
 from monosem.studies.sparse_autoencoders.control import control
 from monosem.studies.sparse_autoencoders.curve import curve
@@ -32,6 +32,25 @@ FIGURES = (
     "missing",
 )
 VERSION = 2
+LACKS = {
+    "scores of explanations, beside PCA, ICA, random directions and neurons": (
+        "dictionaries best in early layers, near ICA at layer 4",
+        "explanations come later",
+    ),
+    "indirect objects: patches needed for a KL, dictionaries against PCA": (
+        "fewer and smaller patches than PCA (Pythia-410M, layer 11)",
+        "localisation comes later",
+    ),
+    "causal trees of features across layers": (
+        "closing brackets (Pythia-410M, layer 5)",
+        "localisation comes later",
+    ),
+    "pronouns removed by ablating one feature": (
+        "less disruption than earlier methods (first version)",
+        "comparisons of edits come later",
+    ),
+}
+"""What the paper has and this study has not: what it found, and why it is not here."""
 
 
 def sparse_autoencoders(
@@ -67,55 +86,13 @@ def sparse_autoencoders(
         "cases": partial(cases, setting),
         "overfitting": partial(overfitting, setting),
         "control": partial(control, setting),
-        "missing": missing,
+        "missing": partial(report.missing, LACKS),
     }
     key = content_hash([VERSION, setting.key])
     stages = {name: Stage(make=make, key=key) for name, make in makers.items()}
-    wanted = figures or FIGURES
-
-    def page() -> None:
-        report.write(report.kept(stages, out), out, title=TITLE, lead=LEAD)
-
-    return report.run_stages({n: stages[n] for n in wanted}, out, fresh=fresh, done=page)
+    return report.make(stages, figures, out, title=TITLE, lead=LEAD, fresh=fresh)
 
 
 def check(scale: str, figures: Sequence[str], out: Path) -> None:
     """Raise for names that do not exist, and for a file where the folder is to be."""
     running.check(out, scale=scale, scales=SCALES, figures=figures, known=FIGURES)
-
-
-def missing() -> Figure:
-    """Return what the paper has and this study has not."""
-    lacks = {
-        "scores of explanations, beside PCA, ICA, random directions and neurons": (
-            "dictionaries best in early layers, near ICA at layer 4",
-            "explanations come later",
-        ),
-        "indirect objects: patches needed for a KL, dictionaries against PCA": (
-            "fewer and smaller patches than PCA (Pythia-410M, layer 11)",
-            "localisation comes later",
-        ),
-        "causal trees of features across layers": (
-            "closing brackets (Pythia-410M, layer 5)",
-            "localisation comes later",
-        ),
-        "pronouns removed by ablating one feature": (
-            "less disruption than earlier methods (first version)",
-            "comparisons of edits come later",
-        ),
-    }
-    return Figure(
-        name="missing",
-        title="What is not here",
-        text="What the paper shows and this study cannot recompute yet, and why.",
-        items=tuple(
-            Item(
-                item=item,
-                here=f"missing: {why}",
-                paper=paper,
-                paper_certainty="read in the paper",
-                how="—",
-            )
-            for item, (paper, why) in lacks.items()
-        ),
-    )
