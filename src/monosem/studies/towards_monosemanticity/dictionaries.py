@@ -31,7 +31,10 @@ def dictionaries(setting: Setting) -> Figure:
     """Return the index over all dictionaries, and write it as a page; each has its features described."""
     places = {ratio: _described(setting, ratio) for ratio in setting.widths}
     shown = _index(setting, places)
-    heading = Markup("<h1>Dictionaries of one sweep</h1>")
+    heading = Markup(
+        '<h1>Dictionaries of one sweep</h1><p class="lead">Of <code>{}</code> at <code>{}</code>, trained on '
+        "one stream. Each name leads to its features.</p>"
+    ).format(setting.model.name, setting.site)
     whole = page("Dictionaries of one sweep", heading + shown)
     (setting.out / INDEX).write_text(str(whole), encoding="utf-8")
     return Figure(

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from monosem.metrics.measure import Measure
 from monosem.metrics.proxies import Proxy, characters, regex, script, unigram
 from monosem.metrics.specificity import BestUnit, Specificity, best_unit
+from monosem.rendering import table
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.setting import Setting
@@ -68,8 +69,13 @@ def proxies(setting: Setting) -> Figure:
             "that is of the kind. One of the paper's own features counts as found where the correlation is "
             f"beyond chance and at least {FIRES_ON:.0%} of the activation is on its kind."
         ),
-        drawings=(_drawn(found),) if found else (),
-        captions=("Specificity by level of activation",) if found else (),
+        drawings=(_drawn(found), _compared(found)) if found else (),
+        captions=(
+            "Share of the kind, by level of activation",
+            "The best latent, and the best neuron",
+        )
+        if found
+        else (),
         items=tuple(items),
         notes={"tokens": f"{len(sample):,}", "site": setting.site},
     )
@@ -165,6 +171,36 @@ def _of_neuron(name: str, neuron: BestUnit, how: str) -> list[Item]:
             unit="share",
             how=how,
         ),
+    ]
+
+
+def _compared(found: list[Found]) -> str:
+    """Return the table of kinds: the best latent of each beside the best neuron."""
+    headers = ["kind", "of all tokens", "unit", "correlation", "on its kind", "of its kind"]
+    notes = {
+        "on its kind": "share of the activation that is on tokens of the kind (specificity)",
+        "of its kind": "share of the kind's tokens on which it fires (sensitivity)",
+    }
+    rows = [
+        row
+        for one in found
+        for row in (
+            _row(one.name, f"latent {one.latent}", one.correlation, one.closely),
+            _row("", f"neuron {one.neuron.latent}", one.neuron.correlation, one.neuron.agreement),
+        )
+    ]
+    return str(table.html(headers, rows, notes=notes))
+
+
+def _row(kind: str, unit: str, correlation: Measure, agrees: Specificity | None) -> list[str]:
+    shares = [None, None] if agrees is None else [agrees.expected.value, agrees.sensitivity.value]
+    of_all = None if agrees is None or not kind else agrees.expected.null
+    return [
+        kind,
+        "" if of_all is None else f"{of_all:.2%}",
+        unit,
+        "—" if correlation.value is None else f"{correlation.value:.2f}",
+        *("—" if share is None else f"{share:.2f}" for share in shares),
     ]
 
 
