@@ -47,6 +47,15 @@ def test_places_in_a_plane_are_kept_whole_and_random_ones_at_chance():
     assert kept == pytest.approx(15 / 1999, abs=0.004) and trust == pytest.approx(0.5, abs=0.02)
 
 
+def test_who_is_near_on_the_map_does_not_depend_on_where_the_map_lies():
+    generator = torch.Generator().manual_seed(2)
+    places = torch.randn(40, 2, generator=generator, dtype=torch.float64).repeat_interleave(10, 0)
+    places += 1e-3 * torch.randn(400, 2, generator=generator, dtype=torch.float64)
+    angles = torch.cat([places, torch.ones(400, 1).double()], 1).float()
+    here, far = places.float(), (places + 8).float()
+    assert distortion(angles, far) == pytest.approx(distortion(angles, here), abs=0.01)
+
+
 def test_many_directions_are_judged_by_some_of_them(monkeypatch):
     x = directions(600, 8)
     places = principal(x, 2)
@@ -89,8 +98,8 @@ def test_a_group_is_mixed_where_both_sorts_are_in_it():
 
 def test_what_points_nowhere_is_refused():
     x = directions()
-    x[3] = 0
-    with pytest.raises(ConfigError, match="1 of 90 directions have no length"):
+    x[3], x[5, 0] = 0, torch.inf
+    with pytest.raises(ConfigError, match="2 of 90 directions have no length"):
         map_of(x, method="pca")
     with pytest.raises(ShapeMismatchError, match="44 directions are too few .* 45 or more"):
         map_of(directions(44), method="pca")

@@ -45,7 +45,7 @@ class Map:
     neighbours_by_chance: float
     """What places that say nothing would keep."""
     trustworthiness: float
-    """1: nobody is near on the map who is far in truth; about 0.5: places say nothing."""
+    """1: nobody is near on the map who is far in truth; about 0.5, of many: places say nothing."""
 
 
 def best_method() -> Method:
@@ -98,15 +98,17 @@ def distortion(
     seed: int = 0,
 ) -> tuple[float, float]:
     """Return the share of neighbours that are kept, and the trustworthiness, of `N_JUDGED` drawn ones."""
-    rows, n = _unit(directions, k), len(directions)
+    rows, n = _unit(directions, k).double(), len(directions)
+    places = places.double()
     judged = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:N_JUDGED]
     kept, far = 0.0, 0.0
     for part in judged.split(256):
         itself = (torch.arange(len(part)), part)
-        cosines = (rows[part] @ rows.t()).index_put_(itself, torch.tensor(2.0))
-        nearness = -torch.cdist(places[part], places)
-        nearness.index_put_(itself, torch.tensor(-torch.inf))
-        near = nearness.topk(k, dim=1).indices
+        cosines = (rows[part] @ rows.t()).index_put_(itself, torch.tensor(2.0).double())
+        # The quick formula, a² + b² − 2ab, loses who is nearest in a tight group far from the middle.
+        apart = torch.cdist(places[part], places, compute_mode="donot_use_mm_for_euclid_dist")
+        apart.index_put_(itself, torch.tensor(torch.inf).double())
+        near = apart.topk(k, dim=1, largest=False).indices
         # Rank 0 is the direction itself, 1 its nearest.
         order = cosines.argsort(dim=1, descending=True, stable=True)
         ranks = torch.empty_like(order).scatter_(1, order, torch.arange(n).expand_as(order))
@@ -135,9 +137,10 @@ def _unit(directions: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n d"]:
             f"it takes {3 * k} or more. Pass more directions, or a smaller `k`."
         )
     lengths = directions.norm(dim=1, keepdim=True)
-    if not bool((lengths > 0).all() & lengths.isfinite().all()):
+    pointing = (lengths > 0) & lengths.isfinite()
+    if not bool(pointing.all()):
         raise ConfigError(
-            f"{int((~(lengths > 0)).sum())} of {len(directions)} directions have no length or are not "
+            f"{int((~pointing).sum())} of {len(directions)} directions have no length or are not "
             "finite, and point nowhere. Leave out dead latents first."
         )
     return directions.detach().float().cpu() / lengths.float().cpu()
@@ -164,7 +167,13 @@ def _reduced(
         random_state=seed,
         n_jobs=1,
     )
-    return torch.from_numpy(np.asarray(made.fit_transform(rows.numpy()), np.float32))
+    places = torch.from_numpy(np.asarray(made.fit_transform(rows.numpy()), np.float32))
+    if not bool(places.isfinite().all()):
+        raise ConfigError(
+            f"UMAP gave {int((~places.isfinite()).any(1).sum())} of {len(places)} directions no place. "
+            "Ask for `pca`."
+        )
+    return places
 
 
 def principal(rows: Float[Tensor, "n d"], n_dims: int) -> Float[Tensor, "n n_dims"]:

@@ -1,5 +1,6 @@
 """The joint map: directions of two dictionaries of one model, in two dimensions and in groups."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,30 +27,44 @@ _HOW = "monosem.metrics.maps; monosem study towards-monosemanticity"
 
 def joint_map(setting: Setting) -> Figure:
     """Return the map of the narrowest dictionary and of the main one, and who is grouped with whom."""
-    narrow = min(r for r in setting.scale.ratios if r != setting.scale.main)
-    samples = {narrow: _sample(setting, narrow), setting.scale.main: setting.sample}
-    directions, latents, second = _directions(setting, samples)
+    main = setting.scale.main
+    tokenizer, vocab = setting.store.tokenizer, setting.store.vocab_size
+    narrow = min(r for r in setting.scale.ratios if r != main)
+    samples = [_sample(setting, narrow), setting.sample]
+    alive = [np.flatnonzero(sample.n_fired()) for sample in samples]
+    directions = torch.cat(
+        [_rows(setting.widths[ratio], alive[i]) for i, ratio in enumerate((narrow, main))]
+    )
+    second = torch.cat([torch.full((len(kept),), bool(i)) for i, kept in enumerate(alive)])
+    tokens = [
+        words
+        for sample, kept in zip(samples, alive, strict=True)
+        for words in first_tokens(sample, kept, vocab, lambda t: str(tokenizer.decode([t])))
+    ]
+    names = [f"{r} × ({len(kept):,})" for r, kept in zip((narrow, main), alive, strict=True)]
+    said = [
+        f"{names[int(s)]}, latent {latent}: {' '.join(repr(t) for t in words)}"
+        for latent, s, words in zip(np.concatenate(alive), second, tokens, strict=True)
+    ]
     method = best_method()
     made = map_of(directions, method=method, seed=setting.seed)
     groups = groups_of(directions, method=method, seed=setting.seed)
-    names = [f"{ratio} × ({n:,})" for ratio, n in zip(samples, _counts(second), strict=True)]
-    tokens = _tokens(setting, samples, latents, second)
     return Figure(
         name="joint-map",
         title="A map of two dictionaries",
         text=(
-            f"Decoder rows of the dictionaries of {narrow} × and {setting.scale.main} × as many latents as "
-            f"neurons, those that fire on the sample, by angle: {_words(method)} Groups are HDBSCAN's, of "
-            f"{FEWEST} directions or more, in ten dimensions. A dot says its latent and the tokens that "
-            "hold most of its activation. What the picture is worth stands below: how many of the "
+            f"Decoder rows of the dictionaries of {narrow} × and {main} × as many latents as neurons, those "
+            f"that fire on the sample, by angle: {_words(method)} Groups are HDBSCAN's, of {FEWEST} "
+            "directions or more, in ten dimensions. A dot says its latent and the tokens that hold most of "
+            "its activation. What the picture is worth stands below: how many of the "
             f"{N_NEIGHBOURS} nearest by angle are still nearest on it."
         ),
-        drawings=(_drawn(made, names, latents, second, tokens),),
-        captions=("Directions of both; near on the map, mostly near by angle",),
+        drawings=(_drawn(made, names, second, said),),
+        captions=(_caption(made),),
         items=(
             *_judged(made),
-            *_grouped(groups, second, setting.seed),
-            *_listed(groups, second, tokens),
+            *grouped(groups, second, setting.seed),
+            *listed(groups, second, tokens),
         ),
         notes={"method": method, "directions": f"{len(directions):,}"},
     )
@@ -60,42 +75,27 @@ def _sample(setting: Setting, ratio: int) -> Sample:
     return draw(setting.widths[ratio], setting.place, n_tokens=n_tokens, seed=seed)
 
 
-def _directions(
-    setting: Setting, samples: dict[int, Sample]
-) -> tuple[Float[Tensor, "n d"], Int64[np.ndarray, " n"], Bool[Tensor, " n"]]:
-    """Return the decoder rows of latents that fire, which latents they are, and who is of the second."""
-    rows: list[Tensor] = []
-    latents: list[np.ndarray] = []
-    for ratio, sample in samples.items():
-        dictionary: Dictionary[Any] = setting.widths[ratio]
-        alive = np.flatnonzero(sample.n_fired())
-        rows.append(dictionary.W_dec.detach()[torch.from_numpy(alive)].cpu())
-        latents.append(alive)
-    second = torch.cat([torch.full((len(row),), bool(i)) for i, row in enumerate(rows)])
-    return torch.cat(rows), np.concatenate(latents), second
+def _rows(dictionary: Dictionary[Any], latents: Int64[np.ndarray, " n"]) -> Float[Tensor, "n d"]:
+    return dictionary.W_dec.detach().cpu()[torch.from_numpy(latents)]
 
 
-def _counts(second: Bool[Tensor, " n"]) -> list[int]:
-    return [int((~second).sum()), int(second.sum())]
-
-
-def _tokens(
-    setting: Setting,
-    samples: dict[int, Sample],
-    latents: Int64[np.ndarray, " n"],
-    second: Bool[Tensor, " n"],
+def first_tokens(
+    sample: Sample, latents: Int64[np.ndarray, " n"], vocab: int, text_of: Callable[[int], str]
 ) -> list[list[str]]:
-    """Return the tokens that hold most of each direction's activation, the first first."""
+    """Return the few tokens that hold most of the activation of each of `latents`, the first first."""
+    tokens = sample.text.tokens[sample.text.ordinary]
+    table = activation_by_token(sample, tokens, vocab)
     found: list[list[str]] = []
-    decode = setting.store.tokenizer.decode
-    for is_second, sample in zip((False, True), samples.values(), strict=True):
-        tokens = sample.text.tokens[sample.text.ordinary]
-        table = activation_by_token(sample, tokens, setting.store.vocab_size)
-        for latent in latents[(second == is_second).numpy()]:
-            row = slice(table.indptr[latent], table.indptr[latent + 1])
-            best = np.argsort(np.asarray(table.data[row]), kind="stable")[::-1][:N_TOKENS]
-            found.append([str(decode([int(t)])) for t in table.indices[row][best]])
+    for latent in latents:
+        row = slice(table.indptr[latent], table.indptr[latent + 1])
+        best = np.argsort(np.asarray(table.data[row]), kind="stable")[::-1][:N_TOKENS]
+        found.append([text_of(int(t)) for t in table.indices[row][best]])
     return found
+
+
+def _caption(made: Map) -> str:
+    n = made.neighbours_kept * N_NEIGHBOURS
+    return f"Directions of both; of the {N_NEIGHBOURS} nearest by angle, {n:.1f} are nearest here"
 
 
 def _words(method: str) -> str:
@@ -107,27 +107,16 @@ def _words(method: str) -> str:
     )
 
 
-def _drawn(
-    made: Map,
-    names: list[str],
-    latents: Int64[np.ndarray, " n"],
-    second: Bool[Tensor, " n"],
-    tokens: list[list[str]],
-) -> str:
-    sorts: dict[str, list[tuple[float, float, str]]] = {}
+def _drawn(made: Map, names: list[str], second: Bool[Tensor, " n"], said: list[str]) -> str:
+    dots = [(x, y, words) for (x, y), words in zip(made.places.tolist(), said, strict=True)]
     # The wider below, so that the few of the narrower are seen.
-    for is_second in (True, False):
-        name = names[is_second]
-        sorts[name] = [
-            (x, y, f"{name}, latent {latents[i]}: {_quoted(tokens[i])}")
-            for i, (x, y) in enumerate(made.places.tolist())
-            if bool(second[i]) == is_second
-        ]
-    return str(svg(sorts, title="directions of two dictionaries"))
-
-
-def _quoted(tokens: list[str]) -> str:
-    return " ".join(repr(token) for token in tokens)
+    sorts = {names[int(s)]: (second == s).nonzero()[:, 0].tolist() for s in (True, False)}
+    return str(
+        svg(
+            {name: [dots[i] for i in kept] for name, kept in sorts.items()},
+            title="directions of two dictionaries",
+        )
+    )
 
 
 def _judged(made: Map) -> list[Item]:
@@ -146,31 +135,31 @@ def _judged(made: Map) -> list[Item]:
     ]
 
 
-def _grouped(groups: Int64[Tensor, " n"], second: Bool[Tensor, " n"], seed: int) -> list[Item]:
+def grouped(groups: Int64[Tensor, " n"], second: Bool[Tensor, " n"], seed: int) -> list[Item]:
+    """Return how many groups there are, and how many hold both sorts, beside sorts dealt out anew."""
+    n = int(groups.max()) + 1
+    in_one = float((groups >= 0).double().mean())
+    of_both = "groups that hold directions of both dictionaries"
+    if n == 0:
+        return [Item(item=of_both, here="not applicable: there are no groups", how=_HOW)]
     generator = torch.Generator().manual_seed(seed)
     dealt = [
         mixed(groups, second[torch.randperm(len(second), generator=generator)])
         for _ in range(N_DEALT)
     ]
-    by_chance = sum(dealt) / N_DEALT
     return [
-        Item(item="groups", here=int(groups.max()) + 1, how=_HOW),
+        Item(item="groups", here=n, how=_HOW),
+        Item(item="directions in one", here=in_one, unit="share", how=_HOW),
         Item(
-            item="directions in one",
-            here=float((groups >= 0).double().mean()),
-            unit="share",
-            how=_HOW,
-        ),
-        Item(
-            item="groups that hold directions of both dictionaries",
-            here=f"{mixed(groups, second):.3g} (chance {by_chance:.2g})",
+            item=of_both,
+            here=f"{mixed(groups, second):.3g} (chance {min(dealt):.2g} to {max(dealt):.2g})",
             unit="share",
             how=_HOW,
         ),
     ]
 
 
-def _listed(
+def listed(
     groups: Int64[Tensor, " n"], second: Bool[Tensor, " n"], tokens: list[list[str]]
 ) -> list[Item]:
     """Return the largest groups that hold both, with the tokens that most of their latents have first."""
