@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import inspect
 
@@ -13,6 +14,7 @@ from monosem.metrics import labels
 from monosem.metrics.evaluate import EvaluateConfig
 from monosem.metrics.geometry import geometry
 from monosem.metrics.matching import matching
+from monosem.metrics.positions import by_position
 from monosem.metrics.sample import Text
 from monosem.metrics.stream import Place
 from monosem.metrics.subject import COMPARED, NAMES, SurveyConfig
@@ -54,6 +56,27 @@ def test_measures_are_those_of_their_own_functions(dictionary, model, worded):
     assert void == "not applicable: it does not record the context it was trained on"
     assert any(name.startswith("word (latent ") for name in mine["proxies"])
     assert mine["universality"]["correlation"].null is not None
+
+
+def test_positions_past_the_trained_context_are_those_of_the_grid(dictionary, model, worded):
+    short = copy.deepcopy(dictionary)
+    short.origin = dataclasses.replace(short.origin, context=6)
+    found, _ = compare(("positions",), short, model, worded, neurons=False)
+    l0 = by_position(dictionary, Place(model, worded, SITE), n_tokens=FEW.n_tokens).l0
+    mine = found["mine"]["positions"]
+    for where, part in (("in its context", l0[:, :6]), ("past it", l0[:, 6:])):
+        assert mine[f"l0 {where}"].value == pytest.approx(np.nanmean(part))
+        assert mine[f"fvu {where}"].applicable
+
+
+def test_coordinates_are_made_up_by_one_unit_each_where_units_are_the_coordinates(model, worded):
+    config = dataclasses.replace(FEW, measures=("polysemanticity",))
+    found = survey(
+        {"mine": Linear.of(torch.eye(24))}, model, worded, config, site=SITE, neurons=False
+    )
+    mine = found["mine"]["polysemanticity"]
+    assert mine["units_needed"].value == mine["coordinates_explained_to_0.8"].value == 1
+    assert mine["coordinates_explained_to_0.8"].null == 0  # coordinates of other contexts
 
 
 @pytest.mark.slow
