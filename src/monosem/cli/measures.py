@@ -43,7 +43,8 @@ class Arguments:
     site: str = ""
     """Site, for a dictionary that does not record its own."""
     baselines: tuple[str, ...] = ()
-    """Baselines measured beside the dictionaries: random, pca, ica, nmf, classical."""
+    """Baselines measured beside the dictionaries: random, pca, pca-first, pca-one, ica,
+    ica-one, nmf, classical, lasso."""
     neurons: bool = True
     """Measure the neuron basis beside the dictionaries."""
     out: Path | None = None

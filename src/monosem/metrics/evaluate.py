@@ -71,7 +71,8 @@ class EvaluateConfig:
     seed: int = 0
     """Seed of the order in which contexts are visited."""
     baselines: tuple[str, ...] = ()
-    """Baselines measured beside the dictionaries: random, pca, ica, nmf, classical."""
+    """Baselines measured beside the dictionaries: random, pca, pca-first, pca-one, ica,
+    ica-one, nmf, classical, lasso."""
     n_baseline_tokens: int = 32_768
     """Training tokens to fit baselines to."""
 
