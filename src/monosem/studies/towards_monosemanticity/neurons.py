@@ -39,7 +39,7 @@ def neurons(setting: Setting) -> Figure:
         Item(
             item=f"neuron {unit}, of those drawn: {kinds:.1f} kinds; latents that account for it",
             here=f"{latents.needed} ({', '.join(str(i) for i in latents.latents[:6])})",
-            how="monosem.metrics.polysemanticity.account",
+            how=how,
         )
         for unit, kinds, latents in split
     ]

@@ -21,11 +21,16 @@ from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.setting import Setting
 
-PAPER = {"Arabic": 0.74, "DNA": 0.80, "base64": 0.38, "Hebrew": 0.55}
+RUNS = "base64 in long runs"
+PAPER = {"Arabic": 0.74, "DNA": 0.80, "base64": 0.38, RUNS: 0.38, "Hebrew": 0.55}
 """Correlation of the paper's feature with its proxy, of A/1."""
 BASE64 = string.ascii_letters + string.digits + "+/"
 FEWEST_DRAWN = 5
 """Tokens at a level of activation from which their share is drawn."""
+BROAD = 0.05
+"""Share of all tokens from which a proxy is too broad to say what a unit that follows it is about."""
+LONG = 8
+"""Tokens of one run that names and words do not have, and base64 has."""
 FIRES_ON = 0.5
 """Share of a latent's activation on its kind from which it is a latent of that kind."""
 COUNTED = 200
@@ -67,7 +72,9 @@ def proxies(setting: Setting) -> Figure:
             "chosen on half of the contexts and is measured on the others; chance is the same search on "
             "contexts in another order. Drawn: of the tokens on which the latent fires at a level, the share "
             "that is of the kind. One of the paper's own features counts as found where the correlation is "
-            f"beyond chance and at least {FIRES_ON:.0%} of the activation is on its kind."
+            f"beyond chance and at least {FIRES_ON:.0%} of the activation is on its kind. The paper's proxy "
+            f"of base64 holds for names and words too; beside it stands the same from the {LONG}th token of "
+            "a run on."
         ),
         drawings=(_drawn(found), _compared(found)) if found else (),
         captions=(
@@ -91,6 +98,7 @@ def known(setting: Setting) -> Iterator[tuple[str, Proxy]]:
     yield "Hebrew", script("hebrew")
     yield "DNA", characters("ACGT", log_p, fewest_tokens=2)
     yield "base64", characters(BASE64, log_p)
+    yield RUNS, characters(BASE64, log_p, fewest_tokens=LONG)
     yield "hexadecimal", regex(r"(?<![0-9a-zA-Z])[0-9a-f]{6,}(?![0-9a-zA-Z])")
     yield "numbers", regex(r"[0-9]+")
     yield "ALL_CAPS names", regex(r"\b[A-Z][A-Z_]{3,}\b")
@@ -132,26 +140,24 @@ def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
 
 def _verdict(name: str, found: Found | None, how: str) -> Item:
     """Say whether the paper's own feature is here."""
-    if found is None:
-        here = "out of reach: this text has too little of it"
-    else:
-        share = found.closely.expected
-        fires = share.value is not None and share.value >= FIRES_ON
-        beyond = found.correlation.beyond_null
-        beside = found.neuron.correlation.value or 0.0
-        ahead = (found.correlation.low or 0.0) > beside
-        here = (
-            f"{'found' if fires and beyond else 'not found'}"
-            f"{', ahead of the best neuron' if ahead else ', not ahead of the best neuron'}; "
-            f"the proxy holds for {share.null or 0.0:.1%} of all tokens"
-        )
     return Item(
         item=f"{name}: is the paper's feature here?",
-        here=here,
+        here="out of reach: this text has too little of it" if found is None else _judged(found),
         paper="found, and in no neuron",
         paper_certainty="read in the paper",
         how=how,
     )
+
+
+def _judged(found: Found) -> str:
+    share, neuron = found.closely.expected, found.neuron.correlation.value or 0.0
+    usual = share.null or 0.0
+    if usual > BROAD:
+        return f"not to be told: the proxy holds for {usual:.1%} of all tokens, most of them something else"
+    on_its_kind = share.value is not None and share.value >= FIRES_ON
+    here = "found" if on_its_kind and found.correlation.beyond_null else "not found"
+    ahead = (found.correlation.low or 0.0) > neuron
+    return f"{here}, {'ahead of' if ahead else 'not ahead of'} the best neuron"
 
 
 def _of_neuron(name: str, neuron: BestUnit, how: str) -> list[Item]:
@@ -185,8 +191,10 @@ def _compared(found: list[Found]) -> str:
         row
         for one in found
         for row in (
-            _row(one.name, f"latent {one.latent}", one.correlation, one.closely),
-            _row("", f"neuron {one.neuron.latent}", one.neuron.correlation, one.neuron.agreement),
+            _row(one.name, f"latent\u00a0{one.latent}", one.correlation, one.closely),
+            _row(
+                "", f"neuron\u00a0{one.neuron.latent}", one.neuron.correlation, one.neuron.agreement
+            ),
         )
     ]
     return str(table.html(headers, rows, notes=notes))
