@@ -72,12 +72,10 @@ def test_who_won_is_said_from_the_numbers_at_each_l0() -> None:
     )
     worse = Beside(rows={**rows, "pca": rows["neurons"]}, plain=2.0, missing={})
     assert who_won(worse, SITE).startswith("At every l0 here the dictionary leaves less")
-    assert "at 1 of 2 settings" in said(
-        {
-            "the model": found,
-            "shuffled": Beside(rows={"dictionary": rows["pca"]}, plain=2.0, missing={}),
-        }
-    )
+    swapped = {"dictionary": rows["pca"], "pca": rows["dictionary"]}
+    other = Beside(rows=swapped, plain=2.0, missing={})
+    words = said({"the model": found, "shuffled": other})
+    assert "model's at 1 of 2 l0s, and PCA at 1." in words
 
 
 def test_atoms_fitted_to_few_vectors_fit_these_and_not_others() -> None:
