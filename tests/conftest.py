@@ -63,6 +63,34 @@ def chromium() -> str:
     return found
 
 
+class _Precise(torch.nn.Module):
+    """An RMSNorm in the number type of its input; the families compute theirs in float32."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.weight = norm.weight
+        self.one = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0
+        self.variance_epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
+
+    def forward(self, x):
+        mean = x.pow(2).mean(-1, keepdim=True)
+        return x * torch.rsqrt(mean + self.variance_epsilon) * (self.one + self.weight)
+
+
+@pytest.fixture(scope="session")
+def precise_norms():
+    """Put norms of full precision in place of RMSNorms: theirs compute in float32."""
+
+    def replace(model):
+        for path, module in list(model.named_modules()):
+            if type(module).__name__.endswith("RMSNorm"):
+                above, _, name = path.rpartition(".")
+                setattr(model.get_submodule(above), name, _Precise(module))
+        return model
+
+    return replace
+
+
 WORDS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen")
 CONTEXT = 32
 

@@ -1,8 +1,9 @@
 """Small random models of every family, in float64 with norms in float64 too."""
 
+from functools import partial
+
 import pytest
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -42,21 +43,7 @@ CONFIGS = {
 }
 
 
-class _Precise(nn.Module):
-    """An RMSNorm in the number type of its input; the families compute theirs in float32."""
-
-    def __init__(self, norm):
-        super().__init__()
-        self.weight = norm.weight
-        self.one = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0
-        self.variance_epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
-
-    def forward(self, x):
-        mean = x.pow(2).mean(-1, keepdim=True)
-        return x * torch.rsqrt(mean + self.variance_epsilon) * (self.one + self.weight)
-
-
-def build(name, **changes):
+def build(precise_norms, name, **changes):
     """A small random model in float64; every parameter is moved off its trivial start."""
     family = name.partition("-")[0]
     ids = {} if family.startswith(("gpt", "monosem")) else {"pad_token_id": 2}
@@ -70,34 +57,19 @@ def build(name, **changes):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return LanguageModel(put_precise(model.double().requires_grad_(False)), name=name)
-
-
-def put_precise(model):
-    """Put norms of full precision in place of RMSNorms."""
-    for path, module in list(model.named_modules()):
-        if type(module).__name__.endswith("RMSNorm"):
-            above, _, last = path.rpartition(".")
-            setattr(model.get_submodule(above), last, _Precise(module))
-    return model
+    return LanguageModel(precise_norms(model.double().requires_grad_(False)), name=name)
 
 
 @pytest.fixture(params=CONFIGS)
-def family(request):
+def family(request, precise_norms):
     """One model of every family."""
-    return build(request.param)
+    return build(precise_norms, request.param)
 
 
 @pytest.fixture
-def make():
+def make(precise_norms):
     """Return a small model: `make("llama")`."""
-    return build
-
-
-@pytest.fixture
-def precise():
-    """Put norms of full precision into a model: theirs compute in float32."""
-    return put_precise
+    return partial(build, precise_norms)
 
 
 @pytest.fixture

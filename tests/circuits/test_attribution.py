@@ -172,11 +172,11 @@ def test_a_feature_is_a_target_where_it_is_active(make, tokens):
 
 
 @pytest.mark.parametrize("name", ["gpt2-silu", "gpt2", "llama"])
-def test_attention_only_models_are_attributed_like_any_other(make, precise, tokens, name):
+def test_attention_only_models_are_attributed_like_any_other(make, precise_norms, tokens, name):
     model = make(name)
     made = convert(model.model)
     row = family_row(name.partition("-")[0], len(made.model.config.attention_only["sublayers"]))
-    converted = LanguageModel(precise(made.model), name="converted", family=row)
+    converted = LanguageModel(precise_norms(made.model), name="converted", family=row)
     for sources in CUTS:
         target = targets.logit(converted, 7)
         close(attribute(converted, tokens, target, sources=sources))
