@@ -135,7 +135,7 @@ def test_a_broken_conversion_is_seen(monkeypatch):
     assert [c.holds for c in module._whole(original)] == [True] * 3
     broken(module, monkeypatch, original)
     found = list(module._whole(original))
-    assert "(100% of the positions)" in found[1].claim
+    assert "(256 of 256 positions)" in found[1].claim
     assert "(24 tokens" in found[2].claim
     assert [c.holds for c in found] == [False, False, False]
 

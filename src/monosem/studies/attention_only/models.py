@@ -130,8 +130,8 @@ def _whole(original: LanguageModel) -> Iterator[Claim]:
         # of the new tokens, those before the first that is not decided
         sure = carry(model, tokens=text).decided[0, prompt.shape[1] - 1 : -1]
         n = int(sure.long().cumprod(0).sum())
-        converted, share = convert(model.model).model, float(reach.decided.double().mean())
-        largest = float(reach.logits.max())
+        converted, largest = convert(model.model).model, float(reach.logits.max())
+        n_decided = f"{int(reach.decided.sum())} of {reach.decided.numel()}"
         if math.isfinite(largest):
             yield checked(
                 f"{short}: the largest difference of a logit, its MLPs' bounds carried through",
@@ -140,7 +140,7 @@ def _whole(original: LanguageModel) -> Iterator[Claim]:
                 partial(_logit_gap, model.model, converted, tokens),
             )
         yield checked(
-            f"{short}: another first token where that decides it ({share:.0%} of the positions)",
+            f"{short}: another first token where that decides it ({n_decided} positions)",
             dtype,
             0.0,
             partial(_other_firsts, model.model, converted, tokens, reach.decided),
@@ -238,4 +238,6 @@ def _in(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _short(model: LanguageModel) -> str:
-    return model.name.rstrip("/").rpartition("/")[2]
+    """Return the last part of a path that says something: training writes a model to NAME/model."""
+    parts = [part for part in model.name.split("/") if part not in ("", "model")]
+    return parts[-1] if parts else model.name
