@@ -23,6 +23,8 @@ def test_the_python_of_the_page_runs(capsys):
     said = [repr(names["model"].tokenizer.decode([w.token])) for w in names["found"].writers[:4]]
     assert said == ["' the'", "' sele'", "':`~'", "' of'"]
     assert names["neuron"].kind == "several meanings"
+    assert names["uses"].verdict == "not alike"
+    assert sum(one.area is not None for one in names["uses"].tokens) >= 2
     space = names["shifts"]["space", "W_U"]
     assert f"| {space.n} |" in PAGE.read_text("utf-8")
     assert round(space.shared, 2) == 0.16
