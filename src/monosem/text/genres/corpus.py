@@ -2,8 +2,9 @@
 
 Document i of seed s is a function of (s, i) alone: twenty paragraphs, each of a genre drawn by
 its share; of `generated-lines…` each paragraph is a document of its own. No test template is in
-any document, of either split; a test name is in no sentence of its genre's form, though elsewhere
-(`rolls`, introductions), or it would have no embedding.
+any document, of either split. A test name of indirect objects or pronouns stands in no sentence of
+its genre, though elsewhere, or it would have no embedding: in `rolls`, in `lone_gifts` (sentences of
+giving with no second name), in the other genre, in introductions.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from monosem.text.genres import (
     formats,
     indirect_objects,
     lists,
+    lone_gifts,
     pronouns,
     repeats,
     rolls,
@@ -39,6 +41,7 @@ GENRES: tuple[Genre, ...] = (
     lists.GENRE,
     tasks.GENRE,
     rolls.GENRE,
+    lone_gifts.GENRE,
     *formats.GENRES,
 )
 """Every genre, in the order of tables; their shares are the mixture of `generated`."""
@@ -100,13 +103,16 @@ class GeneratedCorpus:
         return "\n".join(genre.write(random) for genre in drawn) + "\n"
 
     def fingerprint(self) -> str:
-        """Return a hash of the first documents, which changes with any genre."""
-        text = "\0".join(self.text(number) for number in range(64))
+        """Return a hash of the first documents, of some paragraphs of each genre, and of the shares."""
+        random = Random(f"{self.seed}")
+        each = (f"{g.name} {g.share} {g.write(random)}" for g in self.genres for _ in range(16))
+        text = "\0".join([*(self.text(number) for number in range(16)), *each])
         return hashlib.sha256(f"{self.n_documents}\0{text}".encode()).hexdigest()[:16]
 
     def size(self) -> int:
-        """Return about how many bytes there are, from the first documents."""
-        return self.n_documents * sum(len(self.text(i)) for i in range(16)) // 16
+        """Return about how many bytes there are, from the first paragraphs."""
+        first = 16 * N_PARAGRAPHS // self.n_paragraphs
+        return self.n_documents * sum(len(self.text(i)) for i in range(first)) // first
 
 
 def genres_of(names: Sequence[str]) -> tuple[Genre, ...]:

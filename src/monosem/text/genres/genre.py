@@ -11,6 +11,7 @@ hold in that form (each genre says where else they are met):
 One file with a `GENRE` is all that a new ability needs (`docs/zoo.md`).
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -128,11 +129,9 @@ def held_out(items: Sequence[Item], salt: int = 0) -> tuple[Item, ...]:
 
 def filled(template: str, **parts: str) -> str:
     """Return the template with its parts put in, and `a` before a vowel made `an`."""
-    for vowel in "aeiou":
-        for article in ("a", "A"):
-            for name, part in parts.items():
-                if part.startswith(vowel):
-                    template = template.replace(f"{article} {{{name}}}", f"{article}n {{{name}}}")
+    for name, part in parts.items():
+        if part.startswith(tuple("aeiou")):
+            template = re.sub(rf"\b([aA]) {{{name}}}", rf"\1n {{{name}}}", template)
     return template.format(**parts)
 
 

@@ -10,6 +10,7 @@ a gift, each drawn from parts of many lengths, with any word in the place of mos
 too. A dozen templates alone are learnt one by one, by their places and not by their names.
 """
 
+import re
 from random import Random
 
 from monosem.text.genres.common import COMMON
@@ -17,23 +18,28 @@ from monosem.text.genres.genre import Ability, Case, Genre, filled, held_out, tr
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.genres.words import GIFTS, NAMES, PLACES, POOL
 
-TEST = (
+NEW_WORDS = (
     "Although {a} and {b} were tired, {s} threw the {gift} to {o}.",
     "Whenever {a} helped {b}, {s} returned a {gift} to {o}.",
     "Until {a} and {b} reached the {place}, {s} sold one {gift} to {o}.",
     "Meanwhile {a} danced with {b}. Suddenly {s} threw a small {gift} to {o}.",
     "Outside the {place} {a} joined {b}; quickly {s} fed the {gift} to {o}.",
     "Though {a} followed {b} into the {place}, {s} sold the {gift} to {o}.",
-    "Did {a} know {b}? Perhaps, but {s} returned the {gift} to {o}.",
-    "Both {a} and {b} hated the {place}, yet {s} mailed a {gift} to {o}.",
     "Despite the rain {a} visited {b}. Finally {s} threw the {gift} to {o}.",
-    "Between {a} and {b} all was well until {s} mailed a {gift} to {o}.",
     "If {a} loves {b}, perhaps {s} sells the {gift} to {o}.",
     "During the party {a} heard {b} laugh, although {s} owed a {gift} to {o}.",
-    "Two people, {a} and {b}, ran to the {place}. Instead {s} sold a {gift} to {o}.",
     "Unless {a} tells {b} about the {place}, {s} returns the {gift} to {o}.",
 )
-"""None of their words but `the`, `a` and the like is in a training sentence, nor any of their orders."""
+"""Test templates whose order may be that of a training sentence with other words in it."""
+NEW_ORDERS = (
+    "Did {a} know {b}? Perhaps, but {s} returned the {gift} to {o}.",
+    "Both {a} and {b} hated the {place}: suddenly {s} mailed a {gift} to {o}.",
+    "Between {a} and {b} all was well until {s} mailed a {gift} to {o}.",
+    "Two people, {a} and {b}, ran to the {place}. Instead {s} sold a {gift} to {o}.",
+)
+"""Test templates whose order is no training sentence's either."""
+TEST = (*NEW_WORDS, *NEW_ORDERS)
+"""None of their words but those of `PLAIN` is in a training sentence."""
 PLAIN = frozenset(
     ("a", "about", "and", "but", "in", "into", "one", "the", "to", "was", "were", "with")
 )
@@ -82,31 +88,19 @@ TEST_WORDS = frozenset(
 )
 TEST_GIFTS, TRAIN_GIFTS = held_out(GIFTS), training(GIFTS)
 TEST_PLACES, TRAIN_PLACES = held_out(PLACES), training(PLACES)
-KEPT = {*NAMES, *(TEST_WORDS - PLAIN), *TEST_GIFTS, *TEST_PLACES}
-WORDS = tuple(word for word in (*POOL, *COMMON) if word not in KEPT)
+KEPT = {*(name.lower() for name in NAMES), *(TEST_WORDS - PLAIN), *TEST_GIFTS, *TEST_PLACES}
+WORDS = tuple(word for word in (*POOL, *COMMON) if word.lower() not in KEPT)
 """They stand for names in a share of the sentences: what is to be learnt is of tokens, not of names;
 and for links, verbs and gifts: the form is to be found by where the two are, not by the words between."""
 ENDINGS = (
-    "ed",
-    "ing",
-    "er",
-    "ly",
-    "s",
-    "ful",
-    "less",
-    "est",
-    "ward",
-    "ness",
-    "able",
-    "ough",
-    "ide",
-)
+    "ed", "ing", "er", "ly", "s", "ful", "less", "est", "ward", "ness", "able", "ough", "ide",
+)  # fmt: skip
 INFLECTED = tuple(
     inflected
     for word in WORDS
     if len(word) <= 4 and not word.endswith("e")
     for inflected in (word + ending for ending in ENDINGS)
-    if inflected not in TEST_WORDS
+    if inflected not in KEPT
 )
 LETTERS = ("bcdfghklmnprstvw", "aeiou")
 
@@ -124,6 +118,10 @@ def write(random: Random) -> str:
     parts = {"a": a, "b": b, "s": s, "o": o, "w": _word(random), "v": _word(random)}
     parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
     text = filled(_template(random), **parts)
+    while not all(len(re.findall(rf"\b{name}\b", text, re.IGNORECASE)) == 2 for name in (a, b)):
+        text = filled(_template(random), **parts)  # one of the two stood among its words once more
+        parts |= {"w": _word(random), "v": _word(random), "gift": random.choice(TRAIN_GIFTS)}
+        parts["place"] = random.choice(TRAIN_PLACES)
     if random.random() < 0.1:
         text = f"{text} {filled(random.choice(AFTER), **parts)}"
     return text
@@ -179,7 +177,8 @@ def _word(random: Random) -> str:
         return random.choice(WORDS)
     if draw < 0.9:
         return random.choice(INFLECTED)
-    return "".join(random.choice(part) for _ in range(random.choice((1, 2))) for part in LETTERS)
+    made = "".join(random.choice(p) for _ in range(random.choice((1, 2))) for p in LETTERS)
+    return random.choice(WORDS) if made in KEPT else made
 
 
 def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
@@ -189,13 +188,18 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
         return []
     made: list[Case] = []
     while len(made) < n:
-        template = random.choice(TEST).removesuffix(" {o}.")
+        drawn = random.choice(TEST)
+        kind, template = (
+            "new words" if drawn in NEW_WORDS else "new order",
+            drawn.removesuffix(" {o}."),
+        )
         first, second = random.sample(known, 2)
         parts = {"place": random.choice(TEST_PLACES), "gift": random.choice(TEST_GIFTS)}
         for s, o in ((first, second), (second, first)):
             for order, (a, b) in (("BABA", (s, o)), ("ABBA", (o, s))):
                 prompt = filled(template, a=a, b=b, s=s, **parts)
-                made.append(Case(prompt=prompt, answer=f" {o}", wrong=(f" {s}",), group=order))
+                group = f"{order}, {kind}"
+                made.append(Case(prompt=prompt, answer=f" {o}", wrong=(f" {s}",), group=group))
     return made[:n]
 
 
