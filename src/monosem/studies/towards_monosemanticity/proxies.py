@@ -27,8 +27,8 @@ PAPER = {"Arabic": 0.74, "DNA": 0.80, "base64": 0.38, RUNS: 0.38, "Hebrew": 0.55
 BASE64 = string.ascii_letters + string.digits + "+/"
 FEWEST_DRAWN = 5
 """Tokens at a level of activation from which their share is drawn."""
-BROAD = 0.05
-"""Share of all tokens from which a proxy is too broad to say what a unit that follows it is about."""
+BROAD, MOST = "base64", 0.05
+"""A proxy that holds for words too, and the share of tokens from which it says nothing of its kind."""
 LONG = 8
 """Tokens of one run that names and words do not have, and base64 has."""
 FIRES_ON = 0.5
@@ -152,12 +152,14 @@ def _verdict(name: str, found: Found | None, how: str) -> Item:
 def _judged(found: Found) -> str:
     share, neuron = found.closely.expected, found.neuron.correlation.value or 0.0
     usual = share.null or 0.0
-    if usual > BROAD:
-        return f"not to be told: the proxy holds for {usual:.1%} of all tokens, most of them something else"
-    on_its_kind = share.value is not None and share.value >= FIRES_ON
-    here = "found" if on_its_kind and found.correlation.beyond_null else "not found"
+    if found.name == BROAD and usual > MOST:
+        return f"not to be told: the proxy holds for {usual:.1%} of all tokens, names and words among them"
+    if share.value is None or share.value < FIRES_ON:
+        return "not found: the best latent fires on other things too"
+    if not found.correlation.beyond_null:
+        return "seen, in too few contexts to rule out chance"
     ahead = (found.correlation.low or 0.0) > neuron
-    return f"{here}, {'ahead of' if ahead else 'not ahead of'} the best neuron"
+    return f"found, correlating {'more' if ahead else 'no more'} than the best neuron"
 
 
 def _of_neuron(name: str, neuron: BestUnit, how: str) -> list[Item]:

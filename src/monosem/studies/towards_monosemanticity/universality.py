@@ -21,6 +21,8 @@ AT_ONCE = 4096
 FEATURES, NEURONS = "latents in the second dictionary", "neurons in those of the second model"
 MEDIANS = {FEATURES: 0.72, NEURONS: 0.46}
 """The paper's, of two models."""
+DOTS = 300
+"""Dots of a curve, at most."""
 LEAST = 30
 """Tokens on which a latent must fire to be joined to one."""
 LEAST_EDGE, CHANCE = 0.4, 0.99
@@ -225,7 +227,8 @@ def _sorted(similar: Similarity, kind: str) -> str:
     series: dict[str, list[tuple[float, float]]] = {}
     for words, values in (("the most alike", real), ("by chance", chance)):
         known = values[~values.isnan()].sort(descending=True).values.tolist()
-        series[words] = [((i + 0.5) / len(known), float(v)) for i, v in enumerate(known)]
+        ranked = [((i + 0.5) / len(known), float(v)) for i, v in enumerate(known)]
+        series[words] = ranked[:: len(ranked) // DOTS + 1]
     return str(
         svg(
             series,
