@@ -17,6 +17,7 @@ from monosem.runtime import matmul
 
 L, D, OUT, N, BATCH = 3, 8, 6, 96, 40
 TRAINED = [n for n, a in architectures().items() if a.trainable and n != "tied"]
+POLICIES = ["fp32", "bf16", *(["int8"] if matmul.has_int8() else [])]
 CLT = Wiring(kind="clt", widths_in=(D,) * L, widths_out=(OUT,) * L)
 SHAPE = {"n_latents": N, "d_in": L * D, "d_out": L * OUT}
 every = pytest.mark.parametrize("name", [*TRAINED, "topk:multi", "jumprelu:tanh"])
@@ -74,7 +75,7 @@ def test_losses_and_gradients_are_those_of_the_transcoder_with_zeros(
 
 
 @every
-@pytest.mark.parametrize("policy", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_latents_are_those_of_the_transcoder_with_zeros(
     name: str, policy: matmul.MatmulPolicy, pair: Callable[[str], Pair]
 ) -> None:
@@ -91,7 +92,7 @@ def test_latents_are_those_of_the_transcoder_with_zeros(
         torch.testing.assert_close(clt.decode(active), clt.decode(found), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("policy", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_values_chosen_by_rounded_products_are_exact(
     policy: matmul.MatmulPolicy, pair: Callable[[str], Pair]
 ) -> None:

@@ -6,12 +6,13 @@
     bf16     operands rounded to bfloat16, sums in single precision; the dictionaries choose where
              (encoder products with exact rescoring, autocast of dense ones) by asking `in_bf16()`
     int8     as bf16; but TopK's candidates are chosen by a product of 8-bit integers, where a bound of
-             its error lets them (kernels/int8_cpu.py); on a CPU alone
+             its error lets them (kernels/int8_cpu.py); on a CPU alone, and only where its sums are exact
 
 Weights, gradients and optimiser states stay in fp32 under every policy.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
@@ -81,8 +82,11 @@ def check(policy: str) -> MatmulPolicy:
         )
     if policy == "onednn" and not torch.backends.mkldnn.is_available():
         raise ConfigError("This build of torch has no oneDNN. Choose `fp32` or `bf16`.")
-    if policy == "int8" and not _has_int8():
-        raise ConfigError("This build of torch has no product of 8-bit integers. Choose `bf16`.")
+    if policy == "int8" and not has_int8():
+        raise ConfigError(
+            "This machine has no product of 8-bit integers whose sums are exact: torch lacks it, or the "
+            "processor adds pairs in 16 bits. Choose `bf16`, or `auto`, which measures."
+        )
     return policy
 
 
@@ -147,12 +151,23 @@ def _available(device: torch.device) -> list[MatmulPolicy]:
     if device.type == "mps":
         return ["fp32"]
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return ["fp32", "onednn", "bf16", *(["int8"] if _has_int8() else [])]
+        return ["fp32", "onednn", "bf16", *(["int8"] if has_int8() else [])]
     return ["fp32", "bf16"]
 
 
-def _has_int8() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch, "_int_mm")
+def has_int8() -> bool:
+    """Return whether products of 8-bit integers are to be had here, and exact."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch, "_int_mm") and _is_exact()
+
+
+@functools.cache
+def _is_exact() -> bool:
+    """Whether sums are: x86 processors without VNNI instructions saturate pairs of products at 16 bits."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.randint(-128, 128, (64, 64), generator=generator, dtype=torch.int8) for _ in range(2)
+    )
+    return torch.equal(int8_product(a, b), a.int() @ b.int())
 
 
 def _time(device: torch.device, work: Callable[[], Tensor]) -> float:
