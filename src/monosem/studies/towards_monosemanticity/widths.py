@@ -104,7 +104,9 @@ def _density_items(
         ),
         Item(
             item=f"{name}: two modes",
-            here=f"{'yes' if found.two else 'no'}, separation {found.separation}",
+            here=f"{'yes' if found.two else 'no'}, separation {found.separation}"
+            if found.separation.applicable
+            else str(found.separation),
             paper="yes, an ultralow one near 1e-7" if theirs else None,
             paper_certainty=sure,
             how=how,
@@ -135,8 +137,8 @@ def densities(setting: Setting) -> Figure:
         title="How often latents fire",
         text=(
             "The share of tokens on which each latent fires, on a logarithmic axis. The paper's histograms "
-            "have an ultralow mode near one token in ten million, which means nothing: fewer tokens than "
-            f"that cannot show it, and here {setting.scale.n_density:,} were read."
+            "have a second mode near one token in ten million, of latents without a meaning: fewer "
+            f"tokens than that cannot show it, and here {setting.scale.n_density:,} were read."
         ),
         drawings=tuple(drawings),
         captions=tuple(counted),
