@@ -86,7 +86,7 @@ SCALES: dict[str, Scale] = {
         n_fit=262_144,
         n_cases=10,
         baselines=EVERY,
-        widest_lasso=4096,
+        widest_lasso=1024,
     ),
 }
 """tiny: about a minute; small: an hour at most, on two cores; paper: its sizes, on any model."""
