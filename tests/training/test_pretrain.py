@@ -151,9 +151,42 @@ def test_a_run_may_begin_with_the_weights_of_another_of_its_shape(store, tmp_pat
     shallower = replace(still, start=str(tmp_path / "deeper"))
     with pytest.raises(ConfigError, match="fewer layers"):
         pretrain(shallower, store, tmp_path / "shallower")
+    for shape, said in (
+        (replace(SHAPE, n_heads=4), "num_attention_heads|n_head"),
+        (replace(SHAPE, activation="gelu"), "activation_function"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            pretrain(replace(still, model=shape, start=str(first)), store, tmp_path / "otherwise")
+    words = build_token_store(
+        replace(store.config, tokenizer="train:300", corpora=(str(_letters(tmp_path)),)),
+        tmp_path / "words",
+    )
+    with pytest.raises(ConfigError, match="tokenizer|shape"):
+        pretrain(replace(still, start=str(first)), words, tmp_path / "otherwise")
     other = replace(still, model=replace(SHAPE, d_mlp=48), start=str(first))
     with pytest.raises(ConfigError, match="another shape.*mlp"):
         pretrain(other, store, tmp_path / "other")
+
+
+def _letters(folder):
+    (folder / "letters").mkdir()
+    letters = np.random.default_rng(1)
+    for i in range(40):
+        said = letters.choice(["eel", "fox", "gnu", "hen"], size=120)
+        (folder / "letters" / f"{i}.txt").write_text(" ".join(f"a {n} met a {n}." for n in said))
+    return folder / "letters"
+
+
+def test_pieces_fit_into_contexts_that_are_no_multiple_of_them(tmp_path):
+    shape = replace(SHAPE, context=48)
+    folder = _letters(tmp_path)
+    config = TokensConfig(corpora=(str(folder),), tokenizer="train:300", context=48)
+    odd = build_token_store(config, tmp_path / "tokens")
+    # More steps than a piece has tokens: every offset comes.
+    run = replace(
+        CONFIG, model=shape, n_tokens=48 * 40, batch_contexts=1, short=1.0, keep_checkpoints=0
+    )
+    assert pretrain(run, odd, tmp_path / "lm").is_dir()
 
 
 def test_a_run_goes_on_without_the_model_that_it_began_with(store, tmp_path, monkeypatch, capsys):

@@ -5,13 +5,22 @@ from typing import cast
 
 from torch import nn
 
-from monosem.core.errors import ArtifactMissingError, ConfigError, UnknownNameError
+from monosem.core.errors import (
+    ArtifactCorruptError,
+    ArtifactMissingError,
+    ConfigError,
+    UnknownNameError,
+)
 from monosem.models.language_model import LanguageModel
 from monosem.text.store import TokenStore
 from monosem.training.next_token import SmallModel
 
-LEAST_DRILLED = 16
-"""Tokens of the shortest context in which a drill repeats something."""
+LEAST_DRILLED = 32
+"""Tokens of the shortest context in which every drill repeats something."""
+COMPUTED = (
+    "model_type", "num_attention_heads", "hidden_act", "activation_function", "mlp_norm", "layer_norm",
+)  # fmt: skip
+"""Fields of a configuration that no shape of a weight tells."""
 
 
 def check_store(store: TokenStore, longest: int, drill: float) -> None:
@@ -35,14 +44,14 @@ def check_store(store: TokenStore, longest: int, drill: float) -> None:
 def begins_alike(name: str, began: str) -> bool:
     """Whether `name` is still the model, of hash `began`, that a run began with.
 
-    A folder that is gone, or a name on the hub that this machine neither has nor reaches, cannot be
-    compared: that counts as the same model, and is said.
+    A folder that is gone or has lost files, or a name on the hub that this machine neither has nor reaches,
+    cannot be compared: that counts as the same model, and is said.
     """
     if not name:
         return True
     try:
         return LanguageModel.load(name, device="cpu").hash == began
-    except (ArtifactMissingError, UnknownNameError):
+    except (ArtifactMissingError, ArtifactCorruptError, UnknownNameError):
         sys.stderr.write(
             f"`start` is `{name}`, which is not to be had any more; it was not compared with the model "
             "that the run began with.\n"
@@ -50,24 +59,35 @@ def begins_alike(name: str, began: str) -> bool:
         return True
 
 
-def copy_weights(name: str, model: SmallModel) -> str:
+def copy_weights(name: str, model: SmallModel, vocabulary: dict[str, int]) -> str:
     """Put the weights of the language model `name` into `model`, if they fit; return its hash.
 
     A model of more blocks keeps its own first weights in those that the other lacks, after the other's.
+    Weights fit where shapes, what the configuration says of the computation, and tokenizers are the same.
     """
     start = LanguageModel.load(name, device="cpu")
     given, wanted = start.model.state_dict(), model.state_dict()
-    own = tuple(
-        f"transformer.h.{i}."
-        for i in range(start.model.config.num_hidden_layers, model.config.num_hidden_layers)
-    )
+    n_given, n_wanted = start.model.config.num_hidden_layers, model.config.num_hidden_layers
+    own = tuple(f"transformer.h.{i}." for i in range(n_given, n_wanted))
     asked = [k for k in wanted if not k.startswith(own)]
     differing = [k for k in asked if k not in given or given[k].shape != wanted[k].shape]
-    if differing or len(given) != len(asked):
+    differing += [k for k in given if k not in wanted]
+    if differing:
         raise ConfigError(
-            f"`start` is `{name}`, whose weights have another shape than this run's model"
-            f"{f' (`{differing[0]}`)' if differing else ''}. Name a model of the same preset, or of one with "
-            "fewer layers, and of the same tokenizer."
+            f"`start` is `{name}`, whose weights have another shape than this run's model "
+            f"(`{differing[0]}`). Name a model of the same preset, or of one with fewer layers."
+        )
+    for field in COMPUTED:
+        one, other = (getattr(m.config, field, None) for m in (start.model, model))
+        if one != other:
+            raise ConfigError(
+                f"`start` is `{name}`, whose `{field}` is {one}; this run's is {other}, so that the same "
+                "weights would mean something else. Name a model of the same preset, or one of fewer layers."
+            )
+    if start.tokenizer is not None and start.tokenizer.get_vocab() != vocabulary:
+        raise ConfigError(
+            f"`start` is `{name}`, whose tokenizer is another than the token store's. Make the tokens with "
+            f"`--tokenizer {name}`."
         )
     cast(nn.Module, model).load_state_dict(given, strict=not own)
     return start.hash

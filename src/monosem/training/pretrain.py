@@ -38,7 +38,7 @@ from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.store import TokenStore
 from monosem.training.beginning import begins_alike, check_store, copy_weights
 from monosem.training.next_token import chunked_loss, heldout_loss
-from monosem.training.schedule import context_order, drills, log_spaced, pieces
+from monosem.training.schedule import context_order, drills, log_spaced, n_drilled, pieces
 
 KIND = "language model"
 KEPT = "checkpoints"
@@ -221,7 +221,7 @@ class _Run:
         state = load_checkpoint(self.folder)
         if state is None:
             if config.start:
-                self.start = copy_weights(config.start, self.model)
+                self.start = copy_weights(config.start, self.model, store.tokenizer.get_vocab())
             self.bf16 = self._choose_precision()
         else:
             self._restore(*state)
@@ -304,11 +304,11 @@ class _Run:
         tokens = torch.from_numpy(self.store.tokens(np.asarray(contexts)))
         length = self.config.piece_at(self.step, self.n_steps)
         if length is not None and length < tokens.shape[1]:
-            tokens = pieces(tokens, length, self.step % length, bos=self.store.policy.bos)
-        share = self.config.drill * len(tokens)
-        n = math.floor(share * (self.step + 1)) - math.floor(
-            share * self.step
-        )  # small batches in turn
+            offset = self.step % min(
+                length, tokens.shape[1] - length + 1
+            )  # room for one piece at least
+            tokens = pieces(tokens, length, offset, bos=self.store.policy.bos)
+        n = n_drilled(self.config.drill * len(tokens), self.step)
         if n:
             random = np.random.default_rng([self.config.seed, self.step])
             drawn = drills(random, n, tokens.shape[1], self.ordinary, bos=self.store.policy.bos)

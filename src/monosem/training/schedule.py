@@ -1,6 +1,7 @@
 """What a step of pretraining reads, in which order, whole or in pieces; and which steps are kept."""
 
 import itertools
+import math
 from collections.abc import Generator
 
 import numpy as np
@@ -35,6 +36,15 @@ def pieces(
         begun = places.cummax(1).values.gather(1, starts)
         starts = begun.where(starts - begun < length, starts)
     return tokens.gather(1, (starts[..., None] + torch.arange(length)).flatten(1)).view(-1, length)
+
+
+def n_drilled(share: float, step: int) -> int:
+    """Return how many contexts of a step are drills, `share` on average: small batches in turn.
+
+    >>> [n_drilled(0.5, step) for step in range(4)]
+    [0, 1, 0, 1]
+    """
+    return math.floor(share * (step + 1)) - math.floor(share * step)
 
 
 def drills(
