@@ -8,6 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from monosem.core.errors import ConfigError, UnknownNameError
+from monosem.metrics import baselines
 from monosem.metrics.baselines import BASELINES, Fitted
 from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
 
@@ -108,3 +109,19 @@ def test_codes_are_solved_better_than_read_and_factors_need_what_is_not_negative
         Fitted(fitted.x - 1, n_latents=8).at("nmf", 2)
     with pytest.raises(UnknownNameError, match="baseline `ic`"):
         fitted.at("ic", 2)
+
+
+def test_components_that_cannot_be_found_are_looked_for_once(fitted, monkeypatch):
+    asked = []
+
+    def never(x, **_):
+        asked.append(len(x))
+        raise ConfigError("ICA has not converged.")
+
+    monkeypatch.setattr(baselines, "ica", never)
+    again = Fitted(fitted.x, n_latents=8)
+    for name in ("ica", "ica", "ica-one"):
+        with pytest.raises(ConfigError, match="not converged"):
+            again.at(name, 2)
+    assert asked == [600]
+    assert again.at("pca", 2).config.k == 2
