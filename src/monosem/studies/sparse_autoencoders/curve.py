@@ -30,7 +30,11 @@ def curve(setting: Setting, *, mlp: bool) -> Figure:
     drawn = [
         (f"{label}: {what}", _drawn(found, site, some, key, label))
         for key, label in (("fvu", "FVU, held out"), ("perplexity", "perplexity, spliced"))
-        for what, some in (("bases", BASES), ("codes", CODES), ("few or half axes", ONE_SIGN))
+        for what, some in (
+            ("bases", BASES),
+            ("codes", CODES),
+            ("the first axes, or one sign of each", ONE_SIGN),
+        )
         if len([n for n in some if n in found.rows]) > 1
     ]
     return Figure(
