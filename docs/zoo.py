@@ -43,6 +43,8 @@ def figure() -> str:
 
 def with_table(page: str) -> str:
     """Return the page with the table of what every model of the package can do, as measured now."""
+    if page.count(BEFORE) != 1:
+        raise SystemExit(f"{PAGE} has not one place where a table stands after {BEFORE!r}.")
     before, _, rest = page.partition(BEFORE)
     measured = {name: abilities(LanguageModel.load(name)) for name in embedded_names()}
     return f"{before}{BEFORE}{several(measured)}\n```{rest.partition('```')[2]}"
