@@ -1,7 +1,5 @@
 """Small random models of every family, in float64 with norms in float64 too."""
 
-from functools import partial
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -60,16 +58,25 @@ def build(precise_norms, name, **changes):
     return LanguageModel(precise_norms(model.double().requires_grad_(False)), name=name)
 
 
-@pytest.fixture(params=CONFIGS)
-def family(request, precise_norms):
-    """One model of every family."""
-    return build(precise_norms, request.param)
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make(precise_norms):
-    """Return a small model: `make("llama")`."""
-    return partial(build, precise_norms)
+    """Return a small model: `make("llama")`; one for all tests, unless something is changed."""
+    kept = {}
+
+    def made(name, **changes):
+        if changes:
+            return build(precise_norms, name, **changes)
+        if name not in kept:
+            kept[name] = build(precise_norms, name)
+        return kept[name]
+
+    return made
+
+
+@pytest.fixture(params=CONFIGS)
+def family(request, make):
+    """One model of every family."""
+    return make(request.param)
 
 
 @pytest.fixture

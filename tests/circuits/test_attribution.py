@@ -1,5 +1,6 @@
 """Attributions: their terms are the target, in every family, for every cut, and mean what they say."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -299,7 +300,7 @@ def test_what_cannot_be_attributed_says_why(make, tokens):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_terms_that_do_not_add_up_are_refused(make, tokens, monkeypatch, dtype):
-    model = LanguageModel(make("gpt2").model.to(dtype), name="gpt2")
+    model = LanguageModel(copy.deepcopy(make("gpt2").model).to(dtype), name="gpt2")
     target = targets.logit(model, 7)
     attribute(model, tokens, target)
     monkeypatch.setattr(attribution, "_sources", lambda *_: [])
