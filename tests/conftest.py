@@ -135,6 +135,44 @@ def model(store):
     return LanguageModel(GPT2LMHeadModel(config), store.tokenizer, name="random")
 
 
+@pytest.fixture(scope="session")
+def written():
+    """`written(folder)`: write text, a token store and a random model there, and return the last two."""
+    return _written
+
+
+def _written(folder):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from monosem.models.language_model import LanguageModel
+    from monosem.text.tokens import TokensConfig, build_token_store
+
+    generator = torch.Generator().manual_seed(0)
+    words = ["the", "a", "cat", "dog", "sees", "likes", "red", "12", "7", "house", "of", "in", "on"]
+    (folder / "text").mkdir()
+    for i in range(40):
+        picks = torch.randint(len(words), (80,), generator=generator).tolist()
+        (folder / "text" / f"{i}.txt").write_text(" ".join(words[p] for p in picks))
+    text = {"corpora": (str(folder / "text"),), "heldout_share": 0.4}
+    config = TokensConfig(tokenizer="train:300", context=16, **text)
+    store = build_token_store(config, folder / "tokens")
+    torch.manual_seed(0)
+    shape = GPT2Config(
+        n_layer=1,
+        n_head=1,
+        n_embd=16,
+        n_inner=24,
+        n_positions=16,
+        vocab_size=store.vocab_size,
+        activation_function="relu",
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    GPT2LMHeadModel(shape).save_pretrained(folder / "model")
+    store.tokenizer.save_pretrained(folder / "model")
+    return LanguageModel.load(folder / "model"), store
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection that would leave the machine."""

@@ -4,8 +4,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from monosem.cli import main
 from monosem.cli.measures import report
@@ -13,42 +11,16 @@ from monosem.core import artifact
 from monosem.dictionaries.topk import TopK, TopKConfig
 from monosem.metrics.record import SURVEY
 from monosem.metrics.subject import NAMES
-from monosem.models.language_model import LanguageModel
-from monosem.text.tokens import TokensConfig, build_token_store
 
 SITE = "blocks.0.mlp.hook_post"
 FEW = ["--n-tokens", "1500", "--n-units", "4"]
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def work(tmp_path_factory, written):
     """A store, a model and two dictionaries of it."""
     folder = tmp_path_factory.mktemp("work")
-    generator = torch.Generator().manual_seed(0)
-    words = ["the", "a", "cat", "dog", "sees", "likes", "red", "12", "7", "house", "of", "in", "on"]
-    (folder / "text").mkdir()
-    for i in range(40):
-        picks = torch.randint(len(words), (80,), generator=generator).tolist()
-        (folder / "text" / f"{i}.txt").write_text(" ".join(words[p] for p in picks))
-    config = TokensConfig(
-        corpora=(str(folder / "text"),), tokenizer="train:300", context=16, heldout_share=0.4
-    )
-    store = build_token_store(config, folder / "tokens")
-    torch.manual_seed(0)
-    shape = GPT2Config(
-        n_layer=1,
-        n_head=1,
-        n_embd=16,
-        n_inner=24,
-        n_positions=16,
-        vocab_size=store.vocab_size,
-        activation_function="relu",
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    GPT2LMHeadModel(shape).save_pretrained(folder / "model")
-    store.tokenizer.save_pretrained(folder / "model")
-    model = LanguageModel.load(folder / "model")
+    model, store = written(folder)
     for seed, name in enumerate(("one", "two")):
         TopK(TopKConfig(d_in=24, n_latents=32, k=4, seed=seed)).save(
             folder / name, site=SITE, model=f"{model.name} {model.hash}", tokens=store.hash

@@ -1,8 +1,6 @@
 import json
 
 import pytest
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from monosem.cli import evaluate as verb
 from monosem.cli import main
@@ -15,52 +13,14 @@ from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 
 SITE = "blocks.0.mlp.hook_post"
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sees",
-    "likes",
-    "red",
-    "blue",
-    "house",
-    "of",
-    "in",
-    "on",
-    "runs",
-]
 FEW = ["--n-loss-tokens", "200", "--n-mean-tokens", "200", "--n-density-tokens", "500"]
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def work(tmp_path_factory, written):
     """A folder with text, a token store, a language model, and a dictionary that records both."""
     folder = tmp_path_factory.mktemp("work")
-    (folder / "text").mkdir()
-    generator = torch.Generator().manual_seed(0)
-    for i in range(30):
-        picks = torch.randint(len(WORDS), (60,), generator=generator).tolist()
-        (folder / "text" / f"{i}.txt").write_text(" ".join(WORDS[p] for p in picks))
-    config = TokensConfig(
-        corpora=(str(folder / "text"),), tokenizer="train:300", context=16, heldout_share=0.3
-    )
-    store = build_token_store(config, folder / "tokens")
-    torch.manual_seed(0)
-    shape = GPT2Config(
-        n_layer=1,
-        n_head=1,
-        n_embd=16,
-        n_inner=24,
-        n_positions=16,
-        vocab_size=store.vocab_size,
-        activation_function="relu",
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    GPT2LMHeadModel(shape).save_pretrained(folder / "model")
-    store.tokenizer.save_pretrained(folder / "model")
-    model = LanguageModel.load(folder / "model")
+    model, store = written(folder)
     save(folder / "topk", model, store, d_in=24)
     return folder
 
