@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from markupsafe import Markup
 
 from monosem.metrics.measure import Measure
 from monosem.metrics.proxies import Proxy, characters, regex, script, unigram
@@ -64,6 +65,13 @@ def proxies(setting: Setting) -> Figure:
         if best.agreement is not None:
             found.append(Found(name, best.latent, best.correlation, best.agreement, neuron))
             items += _items(name, best.correlation, found[-1])
+    sorts = {
+        "Share of the kind by level of activation: the paper's kinds": [
+            one for one in found if one.name in PAPER
+        ],
+        "The same: other kinds": [one for one in found if one.name not in PAPER],
+    }
+    sorts = {caption: sort for caption, sort in sorts.items() if sort}
     return Figure(
         name="proxies",
         title="Latents for scripts, alphabets and formats",
@@ -76,13 +84,11 @@ def proxies(setting: Setting) -> Figure:
             f"of base64 holds for names and words too; beside it stands the same from the {LONG}th token of "
             "a run on."
         ),
-        drawings=(_drawn(found), _compared(found)) if found else (),
-        captions=(
-            "Share of the kind, by level of activation",
-            "The best latent, and the best neuron",
-        )
-        if found
-        else (),
+        drawings=(
+            *(_drawn(sort) for sort in sorts.values()),
+            *([_compared(found)] if found else []),
+        ),
+        captions=(*sorts, *(["The best latent, and the best neuron"] if found else [])),
         items=tuple(items),
         notes={"tokens": f"{len(sample):,}", "site": setting.site},
     )
@@ -193,22 +199,22 @@ def _compared(found: list[Found]) -> str:
         row
         for one in found
         for row in (
-            _row(one.name, f"latent\u00a0{one.latent}", one.correlation, one.closely),
-            _row(
-                "", f"neuron\u00a0{one.neuron.latent}", one.neuron.correlation, one.neuron.agreement
-            ),
+            _row(one.name, "latent", one.latent, one.correlation, one.closely),
+            _row("", "neuron", one.neuron.latent, one.neuron.correlation, one.neuron.agreement),
         )
     ]
     return str(table.html(headers, rows, notes=notes))
 
 
-def _row(kind: str, unit: str, correlation: Measure, agrees: Specificity | None) -> list[str]:
+def _row(
+    kind: str, unit: str, index: int, correlation: Measure, agrees: Specificity | None
+) -> list[str | Markup]:
     shares = [None, None] if agrees is None else [agrees.expected.value, agrees.sensitivity.value]
     of_all = None if agrees is None or not kind else agrees.expected.null
     return [
         kind,
         "" if of_all is None else f"{of_all:.2%}",
-        unit,
+        Markup("{}&nbsp;{}").format(unit, index),
         "—" if correlation.value is None else f"{correlation.value:.2f}",
         *("—" if share is None else f"{share:.2f}" for share in shares),
     ]
