@@ -87,6 +87,13 @@ def test_plain_files_keep_their_line_ends(tmp_path) -> None:
         assert texts_of(tmp_path / f"a{suffix}") == ["x\r\ny\u2028\n\x0cz"]
 
 
+def test_a_folder_keeps_to_itself_what_is_read_only_by_name(tmp_path) -> None:
+    for name in ("a.txt", "server.pem", "layout.xml", "genome.fasta"):
+        (tmp_path / name).write_text(name)
+    assert texts_of(tmp_path) == ["a.txt"]
+    assert texts_of(tmp_path / "server.pem") == ["server.pem"]
+
+
 def test_a_long_text_is_read_in_parts_that_join_to_it_and_end_with_lines(tmp_path) -> None:
     text = "".join(f"line {i}\r\n" for i in range(9000))
     (tmp_path / "long.txt").write_bytes(text.encode())

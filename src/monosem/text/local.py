@@ -12,7 +12,7 @@ from pathlib import Path
 from monosem.core.artifact import file_entry
 from monosem.core.errors import CorpusError
 from monosem.text.document import Document
-from monosem.text.readers import READERS, check, read_texts, suffix_of
+from monosem.text.readers import BY_NAME, READERS, check, read_texts, suffix_of
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def _files(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.is_file()
         and suffix_of(path) in READERS
+        and suffix_of(path) not in BY_NAME
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not found:

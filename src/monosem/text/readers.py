@@ -28,6 +28,8 @@ CSV_BLOCK_BYTES = 2**26
 UNSTATED = "unstated"
 PLAIN = (".txt", ".md", ".xml", ".pem", ".fasta")
 """Suffixes of files that are read as they stand."""
+BY_NAME = (".xml", ".pem", ".fasta")
+"""Those that are read where a file is named, and not where a folder is: it may hold keys, or layouts."""
 
 
 @dataclass(frozen=True)
