@@ -118,13 +118,18 @@ def write(random: Random) -> str:
     parts = {"a": a, "b": b, "s": s, "o": o, "w": _word(random), "v": _word(random)}
     parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
     text = filled(_template(random), **parts)
-    while not all(len(re.findall(rf"\b{name}\b", text, re.IGNORECASE)) == 2 for name in (a, b)):
+    while not _once_more_each(text, a, b):
         text = filled(_template(random), **parts)  # one of the two stood among its words once more
         parts |= {"w": _word(random), "v": _word(random), "gift": random.choice(TRAIN_GIFTS)}
         parts["place"] = random.choice(TRAIN_PLACES)
     if random.random() < 0.1:
         text = f"{text} {filled(random.choice(AFTER), **parts)}"
     return text
+
+
+def _once_more_each(text: str, *said: str) -> bool:
+    spoken = re.findall(r"\w+", text.lower())
+    return all(spoken.count(name.lower()) == 2 for name in said)
 
 
 def _template(random: Random) -> str:
