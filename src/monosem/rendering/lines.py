@@ -91,8 +91,8 @@ class _Scale:
             around = range(math.floor(self.low), math.ceil(self.high) + 1)
             each = [m * 10.0**p for p in around for m in (1, 2, 5)]
             powers = [v for v in each if self.low - 1e-9 <= math.log10(v) <= self.high + 1e-9]
-        if len(powers) < 2:
-            powers = [10.0**t for t in nice(self.low, self.high, 4)]
+        if len(powers) < 3:
+            powers = [t for t in nice(10.0**self.low, 10.0**self.high, 4) if t > 0]
         powers = powers[:: max(1, math.ceil(len(powers) / 7))]
         return [(p, f"{float(f'{p:.3g}'):g}" if 1e-3 <= p < 1e4 else f"{p:.0e}") for p in powers]
 
