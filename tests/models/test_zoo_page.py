@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from monosem.models.loading import embedded_names
 from monosem.models.small import PRESETS
 from monosem.text.genres.corpus import GENRES
 
@@ -24,3 +25,15 @@ def test_its_tables_name_every_preset_genre_and_share():
         assert f"`{genre.name}`" in PAGE or genre.name.startswith("induction-prefix"), genre.name
         if genre.share and f"| `{genre.name}` |" in PAGE:
             assert f"| `{genre.name}` | {genre.share:.0f} % |" in PAGE
+
+
+def test_its_table_of_abilities_has_every_model_of_the_package_and_every_ability():
+    table = (
+        PAGE.split("`monosem evaluate --abilities` shows\n\n```\n")[1].split("\n\n")[0].splitlines()
+    )
+    assert table[0].split() == ["ability", "bar", "chance", *embedded_names()]
+    tested = [genre for genre in GENRES if genre.ability is not None]
+    for genre, row in zip(tested, table[2:], strict=True):
+        name, bar, chance, *_ = row.split()
+        assert name == genre.name and genre.ability is not None
+        assert bar == f"{genre.ability.bar:.2f}" and chance == f"{genre.ability.chance:.2f}"
