@@ -84,7 +84,7 @@ def several(found: dict[str, dict[str, Measured]]) -> str:
     ]
     note = (
         "In brackets: below the bar, not applicable: the model lacks it. —: too few cases.\n"
-        "Chance: what a model scores that knows this kind of text but lacks the ability."
+        "Chance: what guessing between the answer and the wrong ones wins."
     )
     return f"{table.text(['ability', 'bar', 'chance', *names], rows)}\n\n{note}"
 

@@ -83,7 +83,7 @@ class Ability:
     bar: float
     """Least mean score of a model that has the ability."""
     chance: float
-    """Mean score of a model that knows the kind of text but lacks the ability."""
+    """Mean score of guessing between the answer and the wrong ones; a shortcut that misleads scores less."""
     factor: float = 0.0
     """Where there are controls: the mean score must also be so many times theirs."""
     metric: Metric = field(default=prefers)
