@@ -53,9 +53,9 @@ def test_terms_sum_to_units_of_every_family(family, tokens):
         chosen += [targets.unit(family, f"blocks.{layer}.mlp.hook_post", 5, position=3)]
         chosen += [targets.unit(family, f"blocks.{layer}.hook_mlp_out", 2, position=-3)]
     chosen += [targets.unit(family, f"blocks.{layer}.attn.hook_z", 9)]
-    for target in chosen:
-        for sources in (("heads", "neurons"), ()):
-            found = attribute(family, tokens, target, sources=sources)
+    for sources in (("heads", "neurons"), ()):
+        several = attribute_each(family, tokens, chosen, sources=sources)
+        for target, found in zip(chosen, several, strict=True):
             x = family.capture(tokens[None], [target.site])[target.site]
             close(found, x[0, target.position].flatten() @ target.vector)
 

@@ -215,4 +215,4 @@ def test_a_model_that_cannot_be_converted_is_refused_by_name(tmp_path):
         MonosemConfig(vocab_size=16, hidden_size=8, intermediate_size=8)
     ).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="not converted"):
-        list(models([str(tmp_path)]))
+        list(of_model(LanguageModel.load(tmp_path, device="cpu")))

@@ -19,6 +19,7 @@ ratios: "gradient × input with the LN and identity rules", Ali et al. 2022, arX
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -102,7 +103,7 @@ class _Changes:
     @property
     def at(self) -> dict[str, Change]:
         """What `LanguageModel.replaced` takes."""
-        return {site: _composed(functions) for site, functions in self._functions.items()}
+        return {site: partial(_composed, functions) for site, functions in self._functions.items()}
 
     def add(self, site: str, function: Change) -> None:
         """Apply `function` at `site` after those that are there."""
@@ -110,23 +111,11 @@ class _Changes:
 
     def reader(self, site: str) -> Change:
         """Return what keeps the activation and leaves it as it is."""
-
-        def read(x: Tensor) -> Tensor:
-            self.found.seen[site] = x
-            return x
-
-        return read
+        return partial(_kept, self.found.seen, site)
 
     def cutter(self, site: str, passed: Callable[[dict[str, Tensor]], Tensor] | None) -> Change:
         """Return what puts a leaf of the same value in the activation's place, but for what is passed."""
-
-        def cut(x: Tensor) -> Tensor:
-            kept = None if passed is None else passed(self.found.seen).view_as(x)
-            cut_off = x if kept is None else x - kept
-            leaf = self.found.cuts[site] = cut_off.detach().clone().requires_grad_()
-            return leaf if kept is None else leaf + kept
-
-        return cut
+        return partial(_cut, self.found, site, passed)
 
     def freeze_block(self, layer: int, cut: set[str]) -> None:
         """Freeze the pattern and the neurons of a block, where no cut makes it needless."""
@@ -140,19 +129,8 @@ class _Changes:
             self.add(pre, Tensor.detach)
             return
         kept: dict[str, Tensor] = {}
-
-        def keep(s: Tensor) -> Tensor:
-            kept["s"] = s
-            return s
-
-        def linear(y: Tensor) -> Tensor:
-            s = kept.pop("s")
-            at_zero = s == 0
-            ratio = torch.where(at_zero, 0.0, y / torch.where(at_zero, 1.0, s)).detach()
-            return s * ratio + torch.where(at_zero, y, 0.0).detach()
-
-        self.add(pre, keep)
-        self.add(post, linear)
+        self.add(pre, partial(_kept, kept, "s"))
+        self.add(post, partial(_linear, kept))
 
     @contextlib.contextmanager
     def hooked(self) -> Generator[None]:
@@ -161,10 +139,10 @@ class _Changes:
             names = {module: name for name, module in self.model.model.named_modules()}
             frozen = set(_norms(self.model))
             for module in [m for top in self._tops() for m in top.modules()]:
-                hooks = [_freeze_norm] if module in frozen else []
+                hooks: list[Callable[..., Tensor]] = [_freeze_norm] if module in frozen else []
                 bias = dict(module.named_parameters(recurse=False)).get("bias")
                 if bias is not None and bias.ndim == 1:
-                    hooks.append(self._leaf_of_bias(f"{names[module]}.bias", bias))
+                    hooks.append(partial(_leaf_of_bias, self.found, f"{names[module]}.bias", bias))
                 for hook in hooks:
                     stack.callback(module.register_forward_hook(hook).remove)
                 if isinstance(module, NeuronHeads):
@@ -176,28 +154,12 @@ class _Changes:
         row = self.model.family
         return [*self.model.blocks, submodule(submodule(self.model.model, row.base), row.ln_final)]
 
-    def _leaf_of_bias(self, name: str, bias: Tensor) -> Callable[..., Tensor]:
-        def hook(_: nn.Module, __: Any, y: Tensor) -> Tensor:
-            leaf = bias.detach().expand_as(y).clone().requires_grad_()
-            self.found.biases[name] = leaf
-            return y + (leaf - leaf.detach())  # the value stays, to the last bit
-
-        return hook
-
     def _inside(self, heads: NeuronHeads, name: str) -> list[Callable[[], None]]:
         """Freeze the patterns of inner sublayers; give constants of queries and values leaves."""
         removers: list[Callable[[], None]] = []
         for part, module in (("query", heads.query), ("value", heads.value)):
             key = f"{name}.{part} (constant)"
-
-            def constant(_: nn.Module, args: tuple[Tensor], key: str = key) -> tuple[Tensor] | None:
-                rows = args[0]
-                if key in self.found.biases:  # the second call is the bias row's, which gives 0
-                    return None
-                leaf = rows[..., -2:].detach().clone().requires_grad_()
-                self.found.biases[key] = leaf
-                return (torch.cat([rows[..., :-2], leaf], -1),)
-
+            constant = partial(_constant, self.found, key)
             removers.append(module.register_forward_pre_hook(constant).remove)
         outer = [submodule(b, self.model.family.pre) for b in self.model.blocks]
         if heads.query not in outer:
@@ -205,13 +167,56 @@ class _Changes:
         return removers
 
 
-def _composed(functions: Sequence[Change]) -> Change:
-    def composed(x: Tensor) -> Tensor:
-        for function in functions:
-            x = function(x)
-        return x
+# Functions of the module, not closures: they are made for every site of every pass.
 
-    return composed
+
+def _composed(functions: Sequence[Change], x: Tensor) -> Tensor:
+    for function in functions:
+        x = function(x)
+    return x
+
+
+def _kept(seen: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    seen[name] = x
+    return x
+
+
+def _cut(
+    found: FrozenPass,
+    site: str,
+    passed: Callable[[dict[str, Tensor]], Tensor] | None,
+    x: Tensor,
+) -> Tensor:
+    kept = None if passed is None else passed(found.seen).view_as(x)
+    cut_off = x if kept is None else x - kept
+    leaf = found.cuts[site] = cut_off.detach().clone().requires_grad_()
+    return leaf if kept is None else leaf + kept
+
+
+def _linear(kept: dict[str, Tensor], y: Tensor) -> Tensor:
+    s = kept.pop("s")
+    at_zero = s == 0
+    ratio = torch.where(at_zero, 0.0, y / torch.where(at_zero, 1.0, s)).detach()
+    return s * ratio + torch.where(at_zero, y, 0.0).detach()
+
+
+def _leaf_of_bias(
+    found: FrozenPass, name: str, bias: Tensor, _: nn.Module, __: Any, y: Tensor
+) -> Tensor:
+    leaf = bias.detach().expand_as(y).clone().requires_grad_()
+    found.biases[name] = leaf
+    return y + (leaf - leaf.detach())  # the value stays, to the last bit
+
+
+def _constant(
+    found: FrozenPass, key: str, _: nn.Module, args: tuple[Tensor]
+) -> tuple[Tensor] | None:
+    rows = args[0]
+    if key in found.biases:  # the second call is the bias row's, which gives 0
+        return None
+    leaf = rows[..., -2:].detach().clone().requires_grad_()
+    found.biases[key] = leaf
+    return (torch.cat([rows[..., :-2], leaf], -1),)
 
 
 def _detach_output(_: nn.Module, __: Any, y: Tensor) -> Tensor:
