@@ -39,7 +39,7 @@ def control(setting: Setting) -> Figure:
             Item(
                 item="latents of the model in those of the shuffled one: MMCS",
                 here=str(matching(*last, seed=setting.seed).mmcs),
-                how="monosem.metrics.matching.matching",
+                how=HOW,
             ),
         ),
         notes={"site": site},
