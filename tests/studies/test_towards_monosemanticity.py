@@ -16,12 +16,14 @@ from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.relu import ReLU, ReLUConfig
 from monosem.metrics.measure import Measure
 from monosem.metrics.sample import Sample, Text
+from monosem.metrics.specificity import BestUnit, Specificity, curves
 from monosem.metrics.universality import Similarity, similarity
 from monosem.models.effects import logit_effects
 from monosem.models.language_model import LanguageModel, load_model
 from monosem.studies.by_token import activation_by_token
 from monosem.studies.towards_monosemanticity.automata import TOP, after, raised
 from monosem.studies.towards_monosemanticity.control import of_one_token
+from monosem.studies.towards_monosemanticity.proxies import Found, judged
 from monosem.studies.towards_monosemanticity.setting import SCALES, Setting
 from monosem.studies.towards_monosemanticity.study import (
     FIGURES,
@@ -91,6 +93,10 @@ def test_a_second_model_with_another_vocabulary_is_refused(
         towards_monosemanticity(
             tmp_path / "out", model=model, store=store, second=load_model("1L-a"), scale="tiny"
         )
+    with pytest.raises(ConfigError, match="itself"):
+        towards_monosemanticity(
+            tmp_path / "out", model=model, store=store, second=model, scale="tiny"
+        )
     assert not (tmp_path / "out").exists()
     assert cli.main(["study", "sparse-autoencoders-find-features", "--second", "1L-a"]) == 2
     assert cli.main(["study", "towards-monosemanticity", "--residual", "hook_embed"]) == 2
@@ -131,6 +137,29 @@ def test_a_latent_that_fires_on_few_tokens_is_like_nobody() -> None:
     assert not similarity(lambda: latents, 2, 1).masked[1].isnan()
 
 
+def followed(kind: str, *, low: float, usual: float) -> Found:
+    """A latent with nine tenths of its activation on a kind that holds for `usual` of all tokens."""
+    share = Measure(value=0.9, low=low, high=0.95, null=usual)
+    agrees = Specificity(
+        specificity=share,
+        expected=share,
+        sensitivity=Measure(value=0.3),
+        correlation=Measure(value=0.5, low=low / 2, high=0.6, null=0.0),
+        curves=curves(np.ones(4), np.ones(4, bool)),
+    )
+    unit = BestUnit(latent=1, correlation=agrees.correlation, agreement=agrees)
+    return Found(kind, 0, agrees.correlation, agrees, unit)
+
+
+def test_a_feature_counts_as_found_by_the_lower_end_of_what_is_on_its_kind() -> None:
+    assert judged(followed("Arabic", low=0.8, usual=0.1)).startswith("found, on 30% of the kind")
+    assert judged(followed("DNA", low=0.0, usual=0.01)).startswith(
+        "seen, but the intervals leave it open"
+    )
+    # names and single letters, which the paper's proxy of base64 holds for
+    assert judged(followed("base64", low=0.8, usual=0.16)).startswith("not to be told")
+
+
 @pytest.mark.slow
 def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -140,10 +169,10 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
     assert cli.main(given) == 0
     items = {i["item"]: i["here"] for i in json.loads(capsys.readouterr().out)}
     assert items["1 × (512 latents): loss recovered (zero)"] > 0.7
-    assert items["shuffled model: FVU"] > items["model: FVU"]
+    assert items["2 ×: latents that fire often enough to be described"] > 500
     assert {p.name for p in out.glob("*.figure.json")} == {f"{n}.figure.json" for n in FIGURES}
     assert "Finite-state automata" in (out / "report.html").read_text("utf-8")
     index = (out / "dictionaries.html").read_text("utf-8")
     pages = re.findall(r'href="([^"]+x-[0-9a-f]{8}\.html)"', index)
-    assert len(pages) == 2 and items["2 ×: features described"] > 900
+    assert len(pages) == 2 and items["dictionaries of one sweep"] == 2
     assert all("drawn at random" in (out / page).read_text("utf-8") for page in pages)

@@ -243,7 +243,7 @@ def _table(items: Sequence[Item]) -> Markup:
 
 def _prose(text: str) -> Markup:
     """Return a paragraph in which what stands in backticks is code."""
-    parts = text.split("`")
+    parts = text.split("`") if text.count("`") % 2 == 0 else [text]
     return Markup("").join(
         Markup("<code>{}</code>" if i % 2 else "{}").format(printable(part))
         for i, part in enumerate(parts)

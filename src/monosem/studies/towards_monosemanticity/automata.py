@@ -77,7 +77,10 @@ def automata(setting: Setting) -> Figure:
             f"logits of latents dealt out anew among them, the mean and the most of {N_PERMUTATIONS}. A "
             "count within chance says that there is nothing to see, and its list is only a list."
         ),
-        drawings=(_listed(_loops(edges), setting), _pairs(_cycles(edges), setting)),
+        drawings=(
+            _listed(_loops(edges), evidence, setting),
+            _pairs(_cycles(edges), evidence, setting),
+        ),
         captions=("Loops, the strongest", "Cycles of two, the strongest"),
         items=tuple(
             Item(
@@ -173,19 +176,19 @@ def after(sample: Sample) -> csr_array:
     return both
 
 
-def _listed(loops: list[Edge], setting: Setting) -> str:
+def _listed(loops: list[Edge], evidence: Evidence, setting: Setting) -> str:
     rows = [
-        [str(e.source), _tokens(e.source, setting), f"{e.raised:.2f}", f"{e.lift:.1f}"]
+        [str(e.source), _tokens(e.source, evidence, setting), f"{e.raised:.2f}", f"{e.lift:.1f}"]
         for e in loops[:SHOWN]
     ]
     return str(table.html(["latent", "raises", "on them", "× as often next"], rows))
 
 
-def _pairs(cycles: list[tuple[Edge, Edge]], setting: Setting) -> str:
+def _pairs(cycles: list[tuple[Edge, Edge]], evidence: Evidence, setting: Setting) -> str:
     rows = [
         [
             f"{e.source} ⇄ {e.target}",
-            f"{_tokens(e.source, setting)} / {_tokens(e.target, setting)}",
+            f"{_tokens(e.source, evidence, setting)} / {_tokens(e.target, evidence, setting)}",
             f"{e.lift:.1f} / {back.lift:.1f}",
         ]
         for e, back in cycles[:SHOWN]
@@ -193,8 +196,6 @@ def _pairs(cycles: list[tuple[Edge, Edge]], setting: Setting) -> str:
     return str(table.html(["latents", "raise", "× as often next"], rows))
 
 
-@torch.no_grad()
-def _tokens(latent: int, setting: Setting) -> str:
-    row = setting.main.W_dec.detach()[latent : latent + 1]
-    best = logit_effects(setting.model, setting.site, row)[0].topk(4).indices.tolist()
+def _tokens(latent: int, evidence: Evidence, setting: Setting) -> str:
+    best = evidence.raised[latent, :4].tolist()
     return " ".join(repr(str(setting.store.tokenizer.decode([t])))[1:-1] for t in best)

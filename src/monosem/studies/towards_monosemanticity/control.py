@@ -1,11 +1,12 @@
 """The control: the same dictionary of a model whose weights were shuffled.
 
 A dictionary explains activations of a model that has learnt nothing, too. What it finds there must be
-told apart from what it finds in the model: by kinds of context, and by latents of one token.
+told apart from what it finds in the model: by what it explains, and by latents of one token.
 """
 
 from monosem.core.config import Json
 from monosem.metrics.evaluate import evaluate_many
+from monosem.metrics.firing import count_firing
 from monosem.metrics.sample import Sample, draw
 from monosem.metrics.stream import Place
 from monosem.studies.by_token import activation_by_token, sums
@@ -58,6 +59,15 @@ def control(setting: Setting) -> Figure:
 
 
 def _of_shuffled(setting: Setting) -> dict[str, Json]:
+    # Counted in the same arithmetic as those of the model.
+    firing = count_firing(
+        {"shuffled model": setting.of_shuffled},
+        Place(setting.shuffled, setting.store, setting.site),
+        n_tokens=setting.scale.n_density,
+        seed=setting.seed,
+        batch=setting.measuring.batch_tokens,
+        policy="fp32",
+    )
     return evaluate_many(
         {"shuffled model": setting.of_shuffled},
         setting.shuffled,
@@ -65,6 +75,7 @@ def _of_shuffled(setting: Setting) -> dict[str, Json]:
         setting.measuring,
         site=setting.site,
         neurons=False,
+        firing=firing,
     )
 
 

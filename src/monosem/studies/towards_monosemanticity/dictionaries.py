@@ -49,16 +49,23 @@ def dictionaries(setting: Setting) -> Figure:
         ),
         drawings=(str(shown),),
         captions=("All dictionaries of the sweep",),
-        items=tuple(
+        items=(
             Item(
-                item=f"{ratio} ×: features described",
-                here=int(place.database.metrics["n_alive"]),
-                unit="latents",
-                how=f"monosem features; monosem explore {place.database.path.name}",
-                paper="90 dictionaries, from 512 to 131,072 latents" if i == 0 else None,
-                paper_certainty="read in the paper" if i == 0 else "—",
-            )
-            for i, (ratio, place) in enumerate(places.items())
+                item="dictionaries of one sweep",
+                here=len(places),
+                paper="90, from 512 to 131,072 latents, of several sweeps",
+                paper_certainty="read in the paper",
+                how="monosem study towards-monosemanticity",
+            ),
+            *(
+                Item(
+                    item=f"{ratio} ×: latents that fire often enough to be described",
+                    here=int(place.database.metrics["n_alive"]),
+                    unit="latents",
+                    how=f"monosem features; monosem explore {place.database.path.name}",
+                )
+                for ratio, place in places.items()
+            ),
         ),
         notes={"tokens read for the features of each": f"{setting.scale.n_described:,}"},
     )
@@ -84,7 +91,13 @@ def _described(setting: Setting, ratio: int) -> Described:
         seed=setting.seed,
     )
     database = build_features(
-        setting.widths[ratio], setting.model, setting.store, folder, config, site=setting.site
+        setting.widths[ratio],
+        setting.model,
+        setting.store,
+        folder,
+        config,
+        site=setting.site,
+        fresh=setting.fresh,
     )
     if setting.write_page is None:
         return Described(database, None)

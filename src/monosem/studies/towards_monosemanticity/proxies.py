@@ -80,7 +80,8 @@ def proxies(setting: Setting) -> Figure:
             "chosen on half of the contexts and is measured on the others; chance is the same search on "
             "contexts in another order. Drawn: of the tokens on which the latent fires at a level, the share "
             "that is of the kind. One of the paper's own features counts as found where the correlation is "
-            f"beyond chance and at least {FIRES_ON:.0%} of the activation is on its kind. The paper's proxy "
+            f"beyond chance and at least {FIRES_ON:.0%} of the activation is on its kind, by the lower ends "
+            "of both intervals; the best neuron is judged in the same way. The paper's proxy "
             f"of base64 holds for names and words too; beside it stands the same from the {LONG}th token of "
             "a run on."
         ),
@@ -123,10 +124,11 @@ def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
         how=how,
     )
     if found is None:
-        return [first] if paper is None else [first, _verdict(name, None, how)]
+        reason = correlation.void.removeprefix("not applicable: ")
+        return [first] if paper is None else [first, _verdict(name, f"out of reach: {reason}", how)]
     return [
         first,
-        *([_verdict(name, found, how)] if paper else []),
+        *([_verdict(name, judged(found), how)] if paper else []),
         Item(item=f"{name}: the best neuron's", here=str(found.neuron.correlation), how=how),
         Item(
             item=f"{name}: specificity, by activation",
@@ -144,28 +146,37 @@ def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
     ]
 
 
-def _verdict(name: str, found: Found | None, how: str) -> Item:
+def _verdict(name: str, here: str, how: str) -> Item:
     """Say whether the paper's own feature is here."""
     return Item(
         item=f"{name}: is the paper's feature here?",
-        here="out of reach: this text has too little of it" if found is None else _judged(found),
+        here=here,
         paper="found, and in no neuron",
         paper_certainty="read in the paper",
         how=how,
     )
 
 
-def _judged(found: Found) -> str:
-    share, neuron = found.closely.expected, found.neuron.correlation.value or 0.0
-    usual = share.null or 0.0
+def judged(found: Found) -> str:
+    """Say whether the best latent is one of its kind, and whether the best neuron is."""
+    usual = found.closely.expected.null or 0.0
     if found.name == BROAD and usual > MOST:
         return f"not to be told: the proxy holds for {usual:.1%} of all tokens, names and words among them"
-    if share.value is None or share.value < FIRES_ON:
-        return "not found: the best latent fires on other things too"
-    if not found.correlation.beyond_null:
-        return "seen, in too few contexts to rule out chance"
-    ahead = (found.correlation.low or 0.0) > neuron
-    return f"found, correlating {'more' if ahead else 'no more'} than the best neuron"
+    here = _of_the_kind(found.correlation, found.closely)
+    neuron = _of_the_kind(found.neuron.correlation, found.neuron.agreement)
+    return f"{here}; the best neuron: {neuron}"
+
+
+def _of_the_kind(correlation: Measure, agrees: Specificity | None) -> str:
+    """Say whether a unit is one of the kind: by the lower ends of its intervals."""
+    share = None if agrees is None else agrees.expected
+    if agrees is None or share is None or share.value is None:
+        return "not applicable"
+    if share.value < FIRES_ON:
+        return "fires on other things"
+    if not correlation.beyond_null or (share.low or 0.0) < FIRES_ON:
+        return "seen, but the intervals leave it open"
+    return f"found, on {agrees.sensitivity.value or 0.0:.0%} of the kind's tokens"
 
 
 def _of_neuron(name: str, neuron: BestUnit, how: str) -> list[Item]:

@@ -116,6 +116,8 @@ class Setting:
     seed: int = 0
     second: LanguageModel | None = None
     write_page: WritePage | None = None
+    fresh: bool = False
+    """Measure and describe anew what is kept; dictionaries are used again."""
 
     @property
     def key(self) -> str:
@@ -189,7 +191,7 @@ class Setting:
     def evaluated(self) -> dict[int, Json]:
         """What each dictionary explains and costs, by its width; kept in `out` for all figures."""
         kept = self.out / f"evaluation-{self.key[:8]}.json"
-        if kept.is_file():
+        if kept.is_file() and not self.fresh:
             rows: Json = json.loads(kept.read_text(encoding="utf-8"))
         else:
             names = {str(ratio): dictionary for ratio, dictionary in self.widths.items()}

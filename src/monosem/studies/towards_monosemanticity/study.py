@@ -50,7 +50,8 @@ LACKS = {
 }
 OF_BOTH = ("universality",)
 """Figures that hang on the second model: the others are kept when one is named later."""
-VERSION = 1
+VERSION = 2
+"""Of the figures' contents: one that was kept from another version is made again."""
 
 
 def towards_monosemanticity(
@@ -81,7 +82,7 @@ def towards_monosemanticity(
         corpora, weights = ("python", "generated"), (0.8, 0.2)
         n = sizes.max_tokens
         store = own_text(model, out, max_tokens=n, corpora=corpora, weights=weights, fresh=fresh)
-    setting = Setting(sizes, model, store, chosen, out, seed, second, write_page)
+    setting = Setting(sizes, model, store, chosen, out, seed, second, write_page, fresh)
     stages = {
         name: Stage(make=partial(make, setting), key=figure_key(name, setting))
         for name, make in MAKERS.items()
@@ -94,7 +95,10 @@ def towards_monosemanticity(
 
 def figure_key(name: str, setting: Setting) -> str:
     """Return the hash of what a figure hangs on: the second model only where it looks at it."""
-    return content_hash([VERSION, name, setting.key_of_both if name in OF_BOTH else setting.key])
+    parts = [VERSION, name, setting.key_of_both if name in OF_BOTH else setting.key]
+    if name == "dictionaries":  # an index without pages is another
+        parts.append(setting.write_page is not None)
+    return content_hash(parts)
 
 
 def check(scale: str, figures: Sequence[str], out: Path) -> None:
@@ -105,6 +109,11 @@ def check(scale: str, figures: Sequence[str], out: Path) -> None:
 def _check_second(model: LanguageModel, second: LanguageModel, site: str) -> None:
     """Raise unless `second` has the site, and reads the same ids for the same text."""
     second.check_site(site)
+    if second.hash == model.hash:
+        raise ConfigError(
+            f"`{second.name}` is `{model.name}` itself: all of it is found again. Name a model from another "
+            "seed, or none: then another seed's dictionary of the same model is compared."
+        )
     ours, theirs = model.tokenizer, second.tokenizer
     if ours is None or theirs is None or ours.get_vocab() != theirs.get_vocab():
         raise ConfigError(

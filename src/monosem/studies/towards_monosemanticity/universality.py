@@ -24,7 +24,7 @@ MEDIANS = {FEATURES: 0.72, NEURONS: 0.46}
 DOTS = 300
 """Dots of a curve, at most."""
 LEAST = 30
-"""Tokens on which a latent must fire to be joined to one."""
+"""Tokens on which a latent must fire to be joined to one; a wide dictionary has few that fire often."""
 LEAST_EDGE, CHANCE = 0.4, 0.99
 """Two latents of neighbouring widths are joined from the paper's masked cosine on, but above what so many
 find by chance: frequent latents have large ones, whatever they are."""
@@ -93,7 +93,7 @@ def splitting(setting: Setting) -> Figure:
         name = f"{large} × to {small} ×"
         stream = often(pairs(setting, a, setting.model, b, setting.model))
         found[name] = similarity(stream, a.n_latents, b.n_latents, seed=setting.seed)
-        items += _edges(name, found[name], b.n_latents)
+        items += _edges(name, found[name], _alive(stream))
     return Figure(
         name="splitting",
         title="Splitting",
@@ -185,24 +185,33 @@ def children(
     return torch.bincount(nearest[masked >= least], minlength=n_small).float()
 
 
-def _edges(name: str, found: Similarity, n_small: int) -> list[Item]:
+def _alive(stream: Stream) -> Bool[Tensor, " n_small"]:
+    """Return which latents of the narrower fire at all in a stream."""
+    both = [b.ragged() for _, b in stream()]
+    counts = torch.bincount(
+        torch.cat([b.indices[b.values != 0].long() for b in both]), minlength=both[0].n_latents
+    )
+    return (counts > 0).cpu()
+
+
+def _edges(name: str, found: Similarity, narrow: Bool[Tensor, " n_small"]) -> list[Item]:
     how = "monosem.metrics.universality.similarity; monosem study towards-monosemanticity"
     least = edge(found)
-    counts = children(found.masked, found.nearest_masked, least, n_small)
-    chance = children(found.masked_by_chance, found.nearest_masked_by_chance, least, n_small)
+    counts = children(found.masked, found.nearest_masked, least, len(narrow))
+    chance = children(found.masked_by_chance, found.nearest_masked_by_chance, least, len(narrow))
     alive = ~found.masked.isnan()
     joined = float((found.masked[alive] >= least).double().mean())
-    by_chance = float((found.masked_by_chance[alive] >= least).double().mean())
     return [
         Item(
-            item=f"{name}: latents that are joined to one, from {least:.2f} on",
-            here=f"{joined:.3g} (chance {by_chance:.2g}) of {int(alive.sum()):,}",
+            item=f"{name}: latents that are joined to one, from {least:.2f} on (1 % by chance)",
+            here=f"{joined:.3g} of {int(alive.sum()):,}",
             unit="share",
             how=how,
         ),
         Item(
             item=f"{name}: latents of the narrower that have split in two or more",
-            here=f"{_split(counts):.3g} (chance {_split(chance):.2g})",
+            here=f"{_split(counts[narrow]):.3g} (chance {_split(chance[narrow]):.2g}) "
+            f"of {int(narrow.sum()):,}",
             unit="share",
             how=how,
         ),

@@ -46,12 +46,13 @@ def widths(setting: Setting) -> Figure:
         name="widths",
         title="What dictionaries of several widths explain",
         text=(
-            "Dictionaries of the MLP's neurons, trained on one stream, with a penalty on L1 and dead "
-            "latents resampled as in the paper. Their l0 is steered to one value for all, where the paper "
-            "keeps one coefficient: so widths are compared at the same sparsity. Loss recovered against "
-            "zeroing the MLP flatters, as the authors say. A wide dictionary learns from more tokens than a "
-            "narrow one (the paper's had eight billion): where a wider one explains less, it was stopped "
-            "early, and says nothing of what its width is worth."
+            "Dictionaries of the MLP's neurons, each trained on the same stream from its beginning (the "
+            "widest on less of it, where the note below says so), with a penalty on L1 and dead latents "
+            "resampled at the paper's shares of the run, which are few steps of a short one. Their l0 is "
+            "steered to one value for all, where the paper keeps one coefficient: so widths are compared at "
+            "the same sparsity. Loss recovered against zeroing the MLP flatters, as the authors say. A wide "
+            "dictionary learns from more tokens than a narrow one (the paper's had eight billion): where a "
+            "wider one explains less, it was stopped early, and says nothing of what its width is worth."
         ),
         drawings=(
             _line(rows, setting, "fvu", "FVU, held out"),
