@@ -145,7 +145,7 @@ def followed(kind: str, *, low: float, usual: float) -> Found:
         expected=share,
         sensitivity=Measure(value=0.3),
         correlation=Measure(value=0.5, low=low / 2, high=0.6, null=0.0),
-        curves=curves(np.ones(4), np.ones(4, bool)),
+        curves=curves(np.ones(4), np.zeros(4, bool)),
     )
     unit = BestUnit(latent=1, correlation=agrees.correlation, agreement=agrees)
     return Found(kind, 0, agrees.correlation, agrees, unit)

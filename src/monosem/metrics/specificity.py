@@ -115,8 +115,9 @@ def curves(
         edges=edges,
         n_tokens=np.bincount(level, minlength=n_levels),
         n_true=np.bincount(level[t], minlength=n_levels),
-        activation=np.bincount(level, a, minlength=n_levels),
-        activation_true=np.bincount(level[t], a[t], minlength=n_levels),
+        # Of no token at all numpy's counts are whole numbers, whatever the weights.
+        activation=np.bincount(level, a, minlength=n_levels).astype(np.float64),
+        activation_true=np.bincount(level[t], a[t], minlength=n_levels).astype(np.float64),
     )
 
 
