@@ -160,7 +160,7 @@ def _split(
     column: Float[np.ndarray, " tokens"],
     best: Int64[np.ndarray, " n"],
     added: Float[Tensor, "n pos_but_one"],
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+) -> tuple[Float[np.ndarray, " on"], Float[np.ndarray, " off"]]:
     """Return means over contexts of the added loss, after tokens with and without the latent."""
     on: list[float] = []
     off: list[float] = []
