@@ -175,4 +175,4 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
     index = (out / "dictionaries.html").read_text("utf-8")
     pages = re.findall(r'href="([^"]+x-[0-9a-f]{8}\.html)"', index)
     assert len(pages) == 2 and items["dictionaries of one sweep"] == 2
-    assert all("drawn at random" in (out / page).read_text("utf-8") for page in pages)
+    assert all("How often its features fire" in (out / page).read_text("utf-8") for page in pages)
