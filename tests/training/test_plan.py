@@ -235,6 +235,20 @@ def test_the_estimate_is_exact_where_every_step_takes_the_same(
     assert found == pytest.approx(clock.now, rel=1e-6)
 
 
+@pytest.mark.parametrize("off", [0.0, 0.7, 1.3, 10.0])
+def test_a_row_that_is_timed_wrongly_does_not_spoil_the_estimate(off, model, store, monkeypatch):
+    # A step captures its rows too: it takes longer than they do.
+    clock = Clock(each=2e-3 + 1e-4 * BATCH, once=0.1, row=1e-4)
+    long = dataclasses.replace(CONFIG, n_tokens=BATCH * 100_000)
+    monkeypatch.setattr(calibration, "train", clock.train)
+    monkeypatch.setattr(Calibration, "_of_row", lambda self: off * clock.row)
+    found = Calibration(long, model, store, (), None, None, None, clock).seconds(10.0)
+    clock.now = 0.0
+    clock.train(long)
+    assert found == pytest.approx(clock.now, rel=0.35 if 0.5 < off < 2 else 1.1)
+    assert found > 0.45 * clock.now
+
+
 def test_a_short_run_that_other_work_stretched_is_made_again(model, store, monkeypatch):
     clock = Clock(each=0.01, once=0.1, row=0.0, stretched=50.0)
     monkeypatch.setattr(calibration, "train", clock.train)
@@ -245,9 +259,16 @@ def test_a_short_run_that_other_work_stretched_is_made_again(model, store, monke
 
 
 def test_folders_of_runs_that_were_killed_are_removed_and_those_in_use_stay(model, store, tmp_path):
-    left, used = tmp_path / ".plan-1-dead", tmp_path / ".plan-2-alive"
+    left, used = tmp_path / ".plan-1-0123abcd", tmp_path / ".plan-2-89ef0123"
     (left / "run.checkpoint").mkdir(parents=True)
     (left / ".writer").write_text("1\n")
+    mine = tmp_path / ".plan-of-mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("keep")
+    (tmp_path / ".plan-notes.md").write_text("keep")
+    (tmp_path / ".plan-3-0123abcd").symlink_to(mine)
+    (tmp_path / ".plan-4-0123abcd").mkdir()
+    strangers = {".plan-of-mine", ".plan-notes.md", ".plan-3-0123abcd", ".plan-4-0123abcd"}
     held = f"from monosem.runtime.lock import only_writer\nwith only_writer(Path({str(used)!r})):\n"
     script = f"from pathlib import Path\n{held}    print('held', flush=True)\n    input()"
     words = [sys.executable, "-c", script]
@@ -255,5 +276,6 @@ def test_folders_of_runs_that_were_killed_are_removed_and_those_in_use_stay(mode
         assert other.stdout.readline() == "held\n"
         few = dataclasses.replace(CONFIG, n_tokens=BATCH * 4)
         plan(few, model, store, out=tmp_path / "run", seconds=0.1)
-        assert [path.name for path in tmp_path.iterdir()] == [used.name]
+        assert {path.name for path in tmp_path.iterdir()} == {used.name, *strangers}
+        assert [path.name for path in mine.iterdir()] == ["notes.txt"]
         other.communicate("\n")

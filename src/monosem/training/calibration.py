@@ -4,8 +4,8 @@
 
 What a run costs once, sampling and its first, dense steps, is in both runs, and does not count for each
 step. `more` takes about as long as is wanted. For that both must do as often what is done a few times a run,
-whatever its length, and what the line has too much of rows that are sampled, which no run does with more
-than `SAMPLE_ROWS`, is taken off.
+whatever its length, and rows that are captured for a sample alone, at most `SAMPLE_ROWS` in any run, are
+counted apart.
 
 Runs are made in a folder `.plan-PID-…` beside where the whole will be written, and removed. One that was
 killed leaves its folder, which the next removes: its lock (lock.py) tells that nobody is there.
@@ -14,6 +14,7 @@ killed leaves its folder, which the next removes: its lock (lock.py) tells that 
 import contextlib
 import dataclasses
 import os
+import re
 import resource
 import secrets
 import shutil
@@ -29,7 +30,7 @@ from monosem.activations.blocks import BlockSource
 from monosem.activations.store import ActivationStore
 from monosem.core.errors import ArtifactBusyError, ConfigError
 from monosem.models.language_model import LanguageModel
-from monosem.runtime.lock import only_writer
+from monosem.runtime.lock import LOCK, only_writer
 from monosem.text.tokens import TokenStore
 from monosem.training.settings import TrainConfig
 from monosem.training.sources import source_of
@@ -43,6 +44,8 @@ TIMED_ROWS = 8192
 ATTEMPTS = 3
 """Pairs of runs, of which the longer may be stretched less by other work than the shorter."""
 PREFIX = ".plan-"
+OURS = re.compile(rf"{re.escape(PREFIX)}\d+-[0-9a-f]{{8}}")
+"""Names of folders that are made here, and of no others."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -83,7 +86,19 @@ class Calibration:
                 f"{more} steps took {second:.2f} s, {few} took {first:.2f} s: the machine has too much "
                 "other work for an estimate. Ask again."
             )
-        return first + each * (n_steps - few) + self._of_samples(few, more)
+        return first + self._beyond(few, more, each)
+
+    def _beyond(self, few: int, more: int, each: float) -> float:
+        """Return the time of a whole run beyond that of `few` steps, where `more` add `each` a step.
+
+        Rows of a sample that the first block lacks are captured for it alone: in a short run with small
+        blocks nearly all rows, in a long one few. They are told apart from steps. A step captures its rows
+        too: half of what short runs add, or more, is its own, however far off the time of a row may be.
+        """
+        alone = [self._alone(n) for n in (few, more, self.config.n_steps)]
+        row = self._of_row() if alone[2] > alone[0] else 0.0
+        own = max(each - row * (alone[1] - alone[0]) / (more - few), each / 2)
+        return own * (self.config.n_steps - few) + row * (alone[2] - alone[0])
 
     def peak(self, source: BlockSource) -> int:
         """Return what the process would have at most, whose source would be `source`."""
@@ -100,16 +115,6 @@ class Calibration:
     def _missing(self, source: BlockSource) -> int:
         """Return what a block of the whole run has more than one of the longest short run."""
         return source.block_bytes - self._source(self.longest).block_bytes
-
-    def _of_samples(self, few: int, more: int) -> float:
-        """Return the time by which the line through two runs is short of the samples', often below zero.
-
-        Rows of a sample beyond the first block are captured for it alone: nearly all that a short run learns
-        from, where blocks are small, and a small part in a long one.
-        """
-        alone = [self._alone(n) for n in (few, more, self.config.n_steps)]
-        on_line = alone[0] + (alone[1] - alone[0]) * (self.config.n_steps - few) / (more - few)
-        return (alone[2] - on_line) * self._of_row() if alone[2] != on_line else 0.0
 
     def _alone(self, n_steps: int) -> int:
         """Return how many rows of a run's sample are not of its first block."""
@@ -168,5 +173,8 @@ def _folder(out: Path | str | None) -> Generator[Path]:
 def _sweep(place: Path) -> None:
     """Remove what killed processes have left in `place`; what another one holds, or owns, stays."""
     for folder in place.glob(f"{PREFIX}*"):
+        ours = OURS.fullmatch(folder.name) and not folder.is_symlink() and (folder / LOCK).is_file()
+        if not ours:
+            continue
         with contextlib.suppress(ArtifactBusyError, PermissionError), only_writer(folder):
             shutil.rmtree(folder, ignore_errors=True)
