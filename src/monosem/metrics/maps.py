@@ -6,8 +6,9 @@
 
 UMAP takes the extra `maps`; principal components are what there is without it, and a different picture:
 two straight axes, which keep distances that are far and mix up what is near. Groups are HDBSCAN's, in ten
-dimensions of the same method; in principal components, where all is one mass, the leaves of its tree. `n_neighbors` 15, `min_dist` 0.05 and 0.1, the ten dimensions and groups of
-three or more are those of Bricken et al. 2023; trustworthiness is of Venna and Kaski 2001.
+dimensions of the same method; in principal components, where all is one mass, the leaves of its tree.
+`n_neighbors` 15, `min_dist` 0.05 and 0.1, the ten dimensions and groups of three or more are those of
+Bricken et al. 2023; trustworthiness is of Venna and Kaski 2001.
 """
 
 from dataclasses import dataclass
