@@ -74,8 +74,9 @@ def test_chance_that_was_drawn_several_times_has_a_mean_and_an_upper_end():
     draws = np.array([0.1, 0.2, 0.3, math.nan, 0.4])
     found = mean(np.linspace(0.3, 0.6, 50), null=draws)
     assert found.null == pytest.approx(0.25)
-    assert found.null_high == pytest.approx(np.percentile([0.1, 0.2, 0.3, 0.4], 95))
-    assert found.json()["null_high"] == found.null_high and "95 % under 0.385" in str(found)
+    assert found.null_high == 0.4
+    assert found.json()["null_high"] == 0.4 and found.json()["n_nulls"] == 4
+    assert str(found).endswith("(chance 0.25, the largest of 4: 0.4)")
     between = Measure(value=0.4, low=0.3, high=0.5, null=0.2, null_high=0.35)
     assert not between.beyond_null  # above the mean of chance, not above what it reaches
     assert mean(np.ones(3), null=np.array([math.nan])).null is None

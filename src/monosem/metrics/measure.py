@@ -4,9 +4,10 @@
                test examples), seeded; or Wilson's, of a share of independent cases
     null       the same measure where it can only be chance: labels shuffled, tokens paired anew, random
                directions; of as many candidates, where it is the largest of several. Where chance was drawn
-               several times: their mean, and `null_high`, which 95 % of them stay under
+               several times: their mean, and `null_high`, the largest of them
 
-A measure whose precondition fails has no value and says `not applicable: …`.
+A measure whose precondition fails has no value and says `not applicable: …`. One of whose chance no draw
+has a number keeps its value, and says so.
 """
 
 import math
@@ -23,6 +24,7 @@ LEVEL = 95.0
 N_DRAWS = 500
 N_CHANCES = 10
 """Draws of chance, where one is a whole search or fit."""
+NO_CHANCE = "no draw of chance has a number"
 Null = float | np.ndarray | None
 """What chance gives: a number, or several draws of it."""
 Z = 1.959964
@@ -39,7 +41,9 @@ class Measure:
     null: float | None = None
     """The same by chance; the mean, where it was drawn several times."""
     null_high: float | None = None
-    """What 95 % of those draws stay under."""
+    """The largest of those draws."""
+    n_nulls: int = 0
+    """How many draws that is the largest of."""
     n: int = 0
     """What it is measured on: tokens, latents, examples."""
     void: str = ""
@@ -51,7 +55,7 @@ class Measure:
 
     @property
     def beyond_null(self) -> bool:
-        """Whether all of the interval lies above what chance gives, above nearly all draws of it."""
+        """Whether all of the interval lies above what chance gives, above every draw of it."""
         chance = self.null if self.null_high is None else self.null_high
         return self.low is not None and chance is not None and self.low > chance
 
@@ -61,17 +65,22 @@ class Measure:
         optional: dict[str, float | None] = {name: getattr(self, name) for name in names}
         known: Json = {k: v for k, v in optional.items() if v is not None and math.isfinite(v)}
         known |= {"n": self.n} if self.n else {}
+        known |= {"n_nulls": self.n_nulls} if self.n_nulls else {}
         known |= {"void": self.void} if self.void else {}
         return {"value": self.value} | known
 
     def __str__(self) -> str:
-        """`0.72 [0.70, 0.74] (chance 0.31, 95 % under 0.4)`, or why there is none."""
+        """`0.72 [0.70, 0.74] (chance 0.31, the largest of 10: 0.4)`, or why there is none."""
         if self.value is None:
             return self.void
         around = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
         if self.null is None:
             return f"{self.value:.3g}{around}"
-        most = "" if self.null_high is None else f", 95 % under {self.null_high:.3g}"
+        most = (
+            ""
+            if self.null_high is None
+            else f", the largest of {self.n_nulls}: {self.null_high:.3g}"
+        )
         return f"{self.value:.3g}{around} (chance {self.null:.3g}{most})"
 
 
@@ -85,7 +94,7 @@ def not_applicable(reason: str, n: int = 0) -> Measure:
 
 
 def beside_chance(found: Measure, null: Null) -> Measure:
-    """Return a measure with its chance: of several draws the mean, and what 95 % stay under.
+    """Return a measure with its chance: of several draws the mean, and the largest.
 
     >>> beside_chance(Measure(value=1.0), np.array([0.1, 0.3])).null
     0.2
@@ -94,9 +103,9 @@ def beside_chance(found: Measure, null: Null) -> Measure:
         return replace(found, null=null)
     known = null[np.isfinite(null)]
     if not len(known):
-        return found
-    high = float(np.percentile(known, LEVEL))
-    return replace(found, null=float(known.mean()), null_high=high)
+        return replace(found, void=NO_CHANCE)
+    high = float(known.max())
+    return replace(found, null=float(known.mean()), null_high=high, n_nulls=len(known))
 
 
 def bootstrap(
