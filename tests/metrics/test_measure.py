@@ -79,4 +79,6 @@ def test_chance_that_was_drawn_several_times_has_a_mean_and_an_upper_end():
     assert str(found).endswith("(chance 0.25, the largest of 4: 0.4)")
     between = Measure(value=0.4, low=0.3, high=0.5, null=0.2, null_high=0.35)
     assert not between.beyond_null  # above the mean of chance, not above what it reaches
-    assert mean(np.ones(3), null=np.array([math.nan])).null is None
+    unknown = mean(np.ones(3), null=np.array([math.nan]))
+    assert unknown.value == 1 and unknown.null is None and not unknown.beyond_null
+    assert unknown.void in str(unknown) and "no draw of chance" in unknown.json()["void"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from monosem.metrics.perturbation import WARNING, Coded, scr, tpp
+from monosem.metrics.perturbation import WARNING, Coded, _Tested, scr, tpp
 from monosem.metrics.probes import balanced, fit
 from monosem.metrics.sparse_probing import supervised_probe
 
@@ -109,3 +109,17 @@ def test_targeted_perturbation_is_the_mean_of_its_definition_and_its_interval_dr
     same = dict.fromkeys("abcd", known["0"])  # one label four times: nothing of it alone is lost
     alike = tpp(coded, dict.fromkeys("abcd", each["0"]), ns=(2,), supervised=same)[2]
     assert (alike.value, alike.low, alike.high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_a_label_that_no_drawn_context_holds_is_left_out_of_the_draw():
+    coded, labels, groups = world()
+    each = splits(labels, groups)
+    known = {name: supervised_probe(coded.x, split)[1] for name, split in each.items()}
+    tested = _Tested(coded, each, known)
+    drops = tested.drops(np.array([0]))
+    everywhere = tested.targeted(drops, 0)
+    absent = (tested._counts[3] == 0).astype(float)  # contexts without an example of label 3
+    shares = (drops @ absent)[:3] / (tested._counts @ absent)[:3]
+    assert everywhere == pytest.approx(0.5, abs=0.05)
+    assert tested.targeted(drops, 0, absent) == pytest.approx(shares[0] - shares[1:].mean())
+    assert np.isnan(tested.targeted(drops, 3, absent))

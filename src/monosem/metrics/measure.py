@@ -75,7 +75,7 @@ class Measure:
             return self.void
         around = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
         if self.null is None:
-            return f"{self.value:.3g}{around}"
+            return f"{self.value:.3g}{around}" + (f" ({self.void})" if self.void else "")
         most = (
             ""
             if self.null_high is None
@@ -103,7 +103,7 @@ def beside_chance(found: Measure, null: Null) -> Measure:
         return replace(found, null=null)
     known = null[np.isfinite(null)]
     if not len(known):
-        return replace(found, void=NO_CHANCE)
+        return replace(found, void=found.void or NO_CHANCE)
     high = float(known.max())
     return replace(found, null=float(known.mean()), null_high=high, n_nulls=len(known))
 

@@ -12,7 +12,7 @@ Targeted probe perturbation and spurious correlation removal, from SAEBench (Kar
 SHIFT (Marks et al. 2024). **An audit (arXiv:2605.18229, with an author of SAEBench) finds that these two
 should not be used to compare dictionaries**. They are here to be repeated, with that warning in `WARNING`,
 and with what as many latents drawn at random do as the null, ten times. The interval of TPP draws labels
-anew, and contexts of the test.
+anew, and contexts of the test; labels that lie in no drawn context are left out of a draw.
 """
 
 from collections.abc import Mapping, Sequence
@@ -138,10 +138,16 @@ class _Tested:
         return np.stack(found)
 
     def targeted(self, drops: np.ndarray, i: int, weights: np.ndarray | None = None) -> float:
-        """Return the drop of label `i` less the mean of the others'; contexts count as `weights` say."""
+        """Return the drop of label `i` less the mean of the others'; contexts count as `weights` say.
+
+        Labels without an example in the contexts that count are left out; NaN where that leaves none.
+        """
         w = np.ones(self._n) if weights is None else weights
-        shares = (drops @ w) / np.maximum(self._counts @ w, 1e-12)
-        return float(shares[i] - np.delete(shares, i).mean())
+        counts = self._counts @ w
+        shares = np.divide(drops @ w, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        others = np.delete(shares, i)
+        others = others[np.isfinite(others)]
+        return float(shares[i] - others.mean()) if len(others) else float("nan")
 
     def over_labels(
         self,
@@ -149,18 +155,20 @@ class _Tested:
         chance: Float[np.ndarray, "labels chances"],
         seed: int,
     ) -> Measure:
-        """Return the mean over labels; its interval draws labels anew, and contexts."""
+        """Return the mean over labels, which `n` counts; its interval draws labels anew, and contexts."""
         n, random = len(own), np.random.default_rng(seed)
 
         def mean(labels: np.ndarray, weights: np.ndarray) -> float:
             each = [self.targeted(own[i], i, weights) for i in range(n)]
-            return float(np.array(each)[labels].mean())
+            drawn = np.array(each)[labels]
+            drawn = drawn[np.isfinite(drawn)]
+            return float(drawn.mean()) if len(drawn) else float("nan")
 
         def drawn() -> float:
             weights = np.bincount(random.integers(0, self._n, self._n), minlength=self._n)
             return mean(random.integers(0, n, n), weights.astype(float))
 
-        low, high = np.percentile([drawn() for _ in range(N_DRAWS)], [2.5, 97.5])
+        low, high = np.nanpercentile([drawn() for _ in range(N_DRAWS)], [2.5, 97.5])
         value = mean(np.arange(n), np.ones(self._n))
         found = Measure(value=value, low=float(low), high=float(high), n=n)
         return beside_chance(found, chance.mean(0))

@@ -4,7 +4,7 @@
 
 The results lie in the summary of the artifact; there are no other files. The language model's part
 is empty where it was not asked for. Measures by name (`survey.py`) are an artifact of the same form, of
-kind "survey": {name: {measure: {what: {"value", "low", "high", "null", "n", "void"}}}}.
+kind "survey": {name: {measure: {what: {"value", "low", "high", "null", "null_high", "n", "void"}}}}.
 """
 
 import hashlib
