@@ -58,7 +58,9 @@ def test_baselines_that_cannot_be_are_refused_before_anything_is_read(dictionary
     with pytest.raises(ConfigError, match="`n_baseline_tokens` must be at least 1, got 0"):
         dataclasses.replace(ALL, n_baseline_tokens=0)
     few = dataclasses.replace(ALL, n_baseline_tokens=20)
-    with pytest.raises(ConfigError, match="20 activations are too few.*to 96 or more"):
+    with pytest.raises(
+        ConfigError, match="20 activations are too few.*to 96 or more.*`n_baseline_tokens`"
+    ):
         evaluate_many({"mine": dictionary}, model, store, few, site=SITE)
     with pytest.raises(ConfigError, match="`pca` is the name of a baseline"):
         evaluate_many({"pca": dictionary}, model, store, ALL, site=SITE)
@@ -84,6 +86,19 @@ def test_every_baseline_has_as_many_latents_on_as_the_dictionary_it_stands_besid
             assert l0 >= (k - 0.05 if exact else 0.3 * k), (name, k, l0)
 
 
+@pytest.mark.parametrize("name", ["nmf", "lasso"])
+def test_a_penalty_holds_for_vectors_it_was_not_sought_on_though_contexts_differ(name: str):
+    """Contexts are ever denser and larger, so that the first of them are like no other."""
+    random = torch.Generator().manual_seed(1)
+    dense = torch.linspace(0.1, 0.9, 64).repeat_interleave(128)[:, None]
+    on = torch.rand(8192, 12, generator=random) * (torch.rand(8192, 12, generator=random) < dense)
+    atoms = torch.rand(12, 8, generator=random) * (torch.rand(12, 8, generator=random) < 0.5)
+    x = on @ atoms * (1 + dense) + 0.05 * torch.rand(8192, 8, generator=random)
+    found = Fitted(x[::2], n_latents=16, n_coded=512).at(name, 2)
+    l0 = len(found.encode_sparse(x[1::2]).active()) / len(x[1::2])
+    assert l0 == pytest.approx(2, rel=0.1)
+
+
 def test_the_first_axes_are_the_best_linear_ones_and_one_sign_leaves_more_than_both(fitted):
     x = fitted.x.double().numpy()
     left = np.square(np.linalg.svd(x - x.mean(0))[1])[3:].sum()  # Eckart and Young
@@ -96,8 +111,11 @@ def test_the_first_axes_are_the_best_linear_ones_and_one_sign_leaves_more_than_b
     for axes in ("pca", "ica"):
         assert error(axes, 3) < error(f"{axes}-one", 3)
     whole = fitted.at("pca-one", 8)  # each axis reads the sign with the longer tail
-    read = (fitted.x - whole.b_dec) @ whole.W_enc
+    read = (fitted.x - whole.b_dec) @ whole.W_enc + whole.b_enc
     assert (read.pow(3).sum(0) >= 0).all()
+    for name in ("pca-one", "ica-one"):  # what they leave has no offset that would be for free
+        one = fitted.at(name, 3)
+        assert torch.allclose((fitted.x - one(fitted.x)).mean(0), torch.zeros(8), atol=1e-5)
 
 
 def test_codes_are_solved_better_than_read_and_factors_need_what_is_not_negative(fitted):

@@ -10,9 +10,10 @@
     classical          sparse coding, an atom a dimension, k of them by orthogonal matching pursuit
     lasso              the same atoms, codes under an L1 penalty
 
-k is the l0 of the dictionary they stand beside; the penalty of `nmf` and `lasso` is that under which k
-latents fire in the mean (none, where no more do). The neuron basis is measured without being asked for
-(`evaluate.py`).
+k is the l0 of the dictionary they stand beside; the penalty of `nmf` and `lasso` is the one, of those tried
+on vectors from all over the sample, under which the number of latents that fire is nearest to k (none,
+where no more than k do without it). Other vectors may have a few percent more or fewer on. The neuron basis
+is measured without being asked for (`evaluate.py`).
 """
 
 import dataclasses
@@ -48,8 +49,8 @@ CODED_ROWS, CLASSICAL_ROUNDS = 8192, 8
 """What classical dictionary learning and NMF see: a minute's work at a site 512 wide, on one core."""
 MOST_FACTORS = 128
 """Of NMF: each of its rounds costs their square for every row."""
-PENALTY_ROWS, PENALTY_ROUNDS = 256, 8
-"""Rows on which a penalty is sought, and halvings of its logarithm."""
+PENALTY_ROWS, PENALTY_ROUNDS = 2048, 8
+"""Rows on which a penalty is sought, from all over the sample, and halvings of its logarithm."""
 LOWEST_PENALTY = 1e-3
 """Of the penalties that are tried, as a share of that which nothing survives."""
 FEWEST_A_DIMENSION = 4
@@ -80,7 +81,10 @@ def fit_baselines(
     check_baselines(names)
     if not names:
         return {}
-    fitted = Fitted(sample(place, n_tokens, seed, batch), n_latents=n_latents, seed=seed)
+    try:
+        fitted = Fitted(sample(place, n_tokens, seed, batch), n_latents=n_latents, seed=seed)
+    except ConfigError as error:
+        raise ConfigError(f"{error} Their number is `n_baseline_tokens`.") from error
     found: dict[str, AnyDictionary] = {}
     with progress("baselines", len(names)) as bar:
         for name in names:
@@ -116,13 +120,13 @@ class Fitted:
     ) -> None:
         """Take activations of the training split; `n_latents` is how many random directions there are.
 
-        Atoms and factors are learned from the first `n_coded` of them. `ConfigError` where they are too few
-        for their width.
+        Atoms and factors are learned from `n_coded` of them, spread over all. `ConfigError` where they are
+        too few for their width.
         """
         if len(x) < FEWEST_A_DIMENSION * x.shape[1]:
             raise ConfigError(
-                f"{len(x):,} activations are too few to fit baselines {x.shape[1]} wide. Raise "
-                f"`n_baseline_tokens` to {FEWEST_A_DIMENSION * x.shape[1]:,} or more."
+                f"{len(x):,} activations are too few to fit baselines {x.shape[1]} wide. Go up to "
+                f"{FEWEST_A_DIMENSION * x.shape[1]:,} or more."
             )
         self.x, self.n_latents, self.seed, self.n_coded = x, n_latents, seed, n_coded
 
@@ -140,6 +144,14 @@ class Fitted:
         if name == "classical":
             return _coding(self._atoms, "omp", k=min(k, self.x.shape[1]))
         return _penalised(self._factors if name == "nmf" else self._atoms, self.x, k)
+
+    @property
+    def learned_from(self) -> dict[str, str]:
+        """What has been learned here for those that see or have less than the sample and `n_latents`."""
+        n, width = min(self.n_coded, len(self.x)), self.x.shape[1]
+        atoms = f"{width:,} atoms, learned from {n:,} vectors in {CLASSICAL_ROUNDS} rounds"
+        factors = f"{min(width, MOST_FACTORS):,} factors, learned from {n:,} vectors"
+        return {"classical": atoms, "lasso": atoms, "nmf": factors}
 
     @cached_property
     def _pca(self) -> Linear:
@@ -162,12 +174,17 @@ class Fitted:
     @cached_property
     def _factors(self) -> Coded:
         n = min(self.x.shape[1], MOST_FACTORS)
-        return nmf(self.x[: self.n_coded], n, seed=self.seed)
+        return nmf(spread(self.x, self.n_coded), n, seed=self.seed)
 
     @cached_property
     def _atoms(self) -> Coded:
-        few, width = self.x[: self.n_coded], self.x.shape[1]
+        few, width = spread(self.x, self.n_coded), self.x.shape[1]
         return classical(few, width, k=1, n_rounds=CLASSICAL_ROUNDS, seed=self.seed)
+
+
+def spread(x: Float[Tensor, "sample d_in"], n: int) -> Float[Tensor, "some d_in"]:
+    """Return `n` rows at equal distances, or all: the first ones would be of a few contexts."""
+    return x if n >= len(x) else x[torch.arange(n) * len(x) // n]
 
 
 def _keeping(axes: Linear, k: int) -> Linear:
@@ -192,7 +209,10 @@ def _first(axes: Linear, k: int) -> Linear:
 
 
 def _one_sign(axes: Linear, x: Float[Tensor, "sample d_in"], k: int) -> Linear:
-    """Return each axis with the sign to which its coordinates on `x` are skewed."""
+    """Return each axis with the sign to which its coordinates on `x` are skewed.
+
+    What the positive halves leave of `x` is not zero in the mean; the offset takes that in.
+    """
     width = axes.n_latents // 2
     third = sum(
         ((part - axes.b_dec) @ axes.W_enc[:, :width]).double().pow(3).sum(0)
@@ -202,7 +222,14 @@ def _one_sign(axes: Linear, x: Float[Tensor, "sample d_in"], k: int) -> Linear:
     rows = torch.arange(width) + width * (third < 0)
     called = f"{axes.config.directions}, one sign"
     k = min(k, width)
-    return Linear.of(axes.W_dec[rows], axes.W_enc[:, rows], b_dec=axes.b_dec, k=k, called=called)
+    write, read = axes.W_dec[rows], axes.W_enc[:, rows]
+    plain = Linear.of(write, read, b_dec=axes.b_dec, k=k)
+    left = sum((part - plain(part)).double().sum(0) for part in x.split(ROWS_AT_ONCE))
+    assert isinstance(left, Tensor)
+    offset = (left / len(x)).to(read)
+    return Linear.of(
+        write, read, b_enc=offset @ read, b_dec=axes.b_dec + offset, k=k, called=called
+    )
 
 
 def _coding(
@@ -218,18 +245,22 @@ def _coding(
 
 @torch.no_grad()
 def _penalised(atoms: Coded, x: Float[Tensor, "sample d_in"], k: int) -> Coded:
-    """Return codes under the penalty that leaves about `k` latents of a vector."""
-    rows = x[:PENALTY_ROWS]
+    """Return codes under the penalty, of those tried, that leaves nearest to `k` latents of a vector."""
+    rows = spread(x, PENALTY_ROWS)
     largest = float(((rows - atoms.b_dec) @ atoms.W_dec.t()).max().clamp_min(1e-30))
-    made = _coding(atoms, "lasso")
-    if _l0(made, rows) <= k:
-        return made
+    nearest = _coding(atoms, "lasso")
+    reached = _l0(nearest, rows)
+    if reached <= k:
+        return nearest
     low, high = LOWEST_PENALTY, 1.0
     for _ in range(PENALTY_ROUNDS):
         middle = (low * high) ** 0.5
         made = _coding(atoms, "lasso", alpha=middle * largest)
-        low, high = (middle, high) if _l0(made, rows) > k else (low, middle)
-    return made
+        l0 = _l0(made, rows)
+        if abs(l0 - k) < abs(reached - k):
+            nearest, reached = made, l0
+        low, high = (middle, high) if l0 > k else (low, middle)
+    return nearest
 
 
 def _l0(dictionary: Coded, x: Float[Tensor, "sample d_in"]) -> float:
