@@ -136,7 +136,7 @@ def _whole(original: LanguageModel) -> Iterator[Claim]:
             yield checked(
                 f"{short}: the largest difference of a logit, its MLPs' bounds carried through",
                 dtype,
-                largest,
+                2 * largest,  # either is within `largest` of the run whose patterns were seen
                 partial(_logit_gap, model.model, converted, tokens),
             )
         yield checked(

@@ -89,6 +89,7 @@ def _attention(
     nu = _normed(x, at["ln1.hook_scale"], rho, dtype)
     q, k, v, z = (at[f"attn.hook_{name}"].transpose(1, 2) for name in ("q", "k", "v", "z"))
     p, d_head = at["attn.hook_pattern"], q.shape[-1]
+    scale = 1 / math.sqrt(d_head) if attn.scale_attn_weights else 1.0
     row = at["ln1.hook_normalized"]
     dq, dk, dv = (
         _heads_apart(part, norms.gain(norm).double(), row, nu, d_head, dtype)
@@ -99,11 +100,14 @@ def _attention(
     q_size, k_size = q.norm(dim=-1) + dq, k.norm(dim=-1) + dk
     a = dq[..., None] * from_mean + q_size[..., None] * dk[:, :, None, :]
     a = a + 2 * gamma(d_head + 8, dtype) * q_size[..., None] * k_size[:, :, None, :]
-    a = torch.where(p > 0, a / math.sqrt(d_head), 0.0)
+    allowed = torch.ones(
+        p.shape[-2:], dtype=torch.bool, device=p.device
+    ).tril()  # p may underflow to 0
+    a = torch.where(allowed, a * scale, 0.0)
     w, mean_a = torch.expm1(a), (p * a).sum(-1, keepdim=True)
     dp = p * (w + (p * w).sum(-1, keepdim=True)) * mean_a.exp()
     from_z = (v[:, :, None] - z[:, :, :, None]).norm(dim=-1)
-    reached = torch.where(p > 0, dv[:, :, None, :], 0.0)
+    reached = torch.where(allowed, dv[:, :, None, :], 0.0)
     dz = (dp * from_z).sum(-1) + ((p + dp) * reached).sum(-1)
     sizes = ((p + dp) * (v.norm(dim=-1)[:, :, None] + reached)).sum(-1)
     dz = dz + 2 * gamma(2 * p.shape[-1] + 24, dtype) * sizes
@@ -175,7 +179,10 @@ def _logits(
     rounded = 2 * gamma(x.shape[-1] + 4, dtype) * sizes
     logits = made(x)
     first = logits.argmax(-1)
-    apart = torch.cdist(rows, rows)[first] * nu[..., None]
+    heads, back = first.unique(return_inverse=True)
+    # The quick formula, a² + b² − 2ab, may say less than the distance of rows that lie close.
+    far = torch.cdist(rows[heads], rows, compute_mode="donot_use_mm_for_euclid_dist")
+    apart = far[back] * nu[..., None]
     may = apart + rounded + rounded.gather(-1, first[..., None])
     lead = logits.gather(-1, first[..., None]) - logits
     others = torch.ones_like(lead, dtype=torch.bool).scatter(-1, first[..., None], False)
