@@ -15,7 +15,7 @@ from monosem.models.small import PRESETS, SmallModelConfig, build
 from monosem.text.genres.corpus import GENRES
 from monosem.text.store import TokenStore
 from monosem.text.tokens import TokensConfig, build_token_store
-from monosem.training import next_token
+from monosem.training import beginning, next_token
 from monosem.training import pretrain as module
 from monosem.training.pretrain import (
     KIND,
@@ -209,11 +209,30 @@ def test_a_run_goes_on_without_the_model_that_it_began_with(store, tmp_path, mon
     shutil.rmtree(tmp_path / "first")
     folder = pretrain(config, store, tmp_path / "second")
     assert "was not compared" in capsys.readouterr().err
-    assert read(tmp_path / "second", KIND).summary["start"] == began
+    summary = read(tmp_path / "second", KIND).summary
+    assert summary["start"] == began and summary["start_compared"] is False
     assert pretrain(config, store, tmp_path / "second") == folder  # used again
     pretrain(other, store, tmp_path / "first")
     with pytest.raises(ArtifactKindError, match="--fresh"):
         pretrain(config, store, tmp_path / "second")
+
+
+def test_a_run_whose_pieces_were_read_otherwise_before_does_not_go_on(store, tmp_path, monkeypatch):
+    config = replace(CONFIG, n_tokens=32 * 4 * 3, short=0.5)
+    original = module._Run._one_step
+
+    def interrupting(self, contexts):
+        signal.raise_signal(signal.SIGINT)
+        return original(self, contexts)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(module._Run, "_one_step", interrupting)
+        pretrain(config, store, tmp_path / "lm")
+    with monkeypatch.context() as patched, pytest.raises(ResumeError, match="another version"):
+        patched.setattr(beginning, "READING", beginning.READING + 1)
+        pretrain(config, store, tmp_path / "lm")
+    assert pretrain(config, store, tmp_path / "lm").is_dir()
+    assert read(tmp_path / "lm", KIND).summary["start_compared"] is True
 
 
 def test_a_run_reads_short_pieces_first_and_whole_contexts_at_the_end(store, tmp_path, monkeypatch):

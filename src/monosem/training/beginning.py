@@ -1,7 +1,8 @@
-"""How a pretraining run begins: whether its tokens fit, and with which weights of another model."""
+"""How a pretraining run begins or goes on: whether its tokens fit, with which weights of another model."""
 
 import sys
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from torch import nn
 
@@ -9,12 +10,15 @@ from monosem.core.errors import (
     ArtifactCorruptError,
     ArtifactMissingError,
     ConfigError,
+    ResumeError,
     UnknownNameError,
 )
 from monosem.models.language_model import LanguageModel
 from monosem.text.store import TokenStore
 from monosem.training.next_token import SmallModel
 
+READING = 2
+"""Version of what a step reads in pieces or drills; a run that began under another does not go on."""
 LEAST_DRILLED = 32
 """Tokens of the shortest context in which every drill repeats something."""
 COMPUTED = (
@@ -41,11 +45,11 @@ def check_store(store: TokenStore, longest: int, drill: float) -> None:
         )
 
 
-def begins_alike(name: str, began: str) -> bool:
-    """Whether `name` is still the model, of hash `began`, that a run began with.
+def begins_alike(name: str, began: str) -> bool | None:
+    """Whether `name` is still the model, of hash `began`, that a run began with; None: nobody knows.
 
     A folder that is gone or has lost files, or a name on the hub that this machine neither has nor reaches,
-    cannot be compared: that counts as the same model, and is said.
+    cannot be compared, and that is said.
     """
     if not name:
         return True
@@ -56,7 +60,33 @@ def begins_alike(name: str, began: str) -> bool:
             f"`start` is `{name}`, which is not to be had any more; it was not compared with the model "
             "that the run began with.\n"
         )
-        return True
+        return None
+
+
+def check_state(
+    folder: Path, state: dict[str, Any], identity: str, start: str, *, read_apart: bool
+) -> bool:
+    """Refuse to go on from a `state` of another run; return whether `start` was compared with its model.
+
+    `read_apart`: the run reads pieces or drills, whose meaning depends on `READING`.
+    """
+    if state["identity"] != identity:
+        raise ResumeError(
+            f"`{folder}` holds an interrupted run of other settings or tokens. "
+            "Finish it with its own settings, or pass `--fresh` to throw it away."
+        )
+    if read_apart and state.get("reading") != READING:
+        raise ResumeError(
+            f"`{folder}` holds an interrupted run of another version, which read its pieces and drills "
+            "otherwise. Finish it with that version, or pass `--fresh` to begin anew."
+        )
+    alike = begins_alike(start, state["start"])
+    if alike is False:
+        raise ResumeError(
+            f"`{folder}` holds an interrupted run that began with another model than "
+            f"`{start}` now is. Put that one back, or pass `--fresh` to begin anew."
+        )
+    return alike is not None
 
 
 def copy_weights(name: str, model: SmallModel, vocabulary: dict[str, int]) -> str:

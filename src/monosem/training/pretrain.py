@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from monosem.core.artifact import is_artifact, read, writing
 from monosem.core.config import Json, content_hash, to_json
-from monosem.core.errors import ArtifactKindError, ConfigError, ResumeError
+from monosem.core.errors import ArtifactKindError, ConfigError
 from monosem.core.progress import progress
 from monosem.metrics.abilities import abilities
 from monosem.metrics.language import evaluate_language_model
@@ -36,7 +36,7 @@ from monosem.runtime.interruption import interruption
 from monosem.runtime.runlog import RunLog
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.store import TokenStore
-from monosem.training.beginning import begins_alike, check_store, copy_weights
+from monosem.training.beginning import READING, begins_alike, check_state, check_store, copy_weights
 from monosem.training.next_token import chunked_loss, heldout_loss
 from monosem.training.schedule import context_order, drills, log_spaced, n_drilled, pieces
 
@@ -166,7 +166,8 @@ def pretrain(
         shutil.rmtree(checkpoints)
     if not fresh and is_artifact(out, KIND):
         summary = read(out, KIND).summary
-        if summary["identity"] == identity and begins_alike(config.start, summary["start"]):
+        same = summary["identity"] == identity
+        if same and begins_alike(config.start, summary["start"]) is not False:
             if checkpoints.exists():  # killed between finishing and tidying up
                 shutil.rmtree(checkpoints)
             sys.stderr.write(f"`{out}` is already there; used again.\n")
@@ -217,7 +218,7 @@ class _Run:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
         self.step, self.seconds = 0, 0.0
-        self.bf16, self.start = False, ""
+        self.bf16, self.start, self.compared = False, "", True
         state = load_checkpoint(self.folder)
         if state is None:
             if config.start:
@@ -267,6 +268,7 @@ class _Run:
             "precision": "bf16" if self.bf16 else "fp32",
             "seconds": round(self.seconds, 1),
             "start": self.start,
+            "start_compared": self.compared,
             "corpora": list(self.store.config.corpora),
             "weights": list(self.store.config.weights),
             "licences": self.store.summary["licences"],
@@ -366,20 +368,15 @@ class _Run:
                 "seconds": self.seconds,
                 "bf16": self.bf16,
                 "start": self.start,
+                "reading": READING,
             },
         )
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        if state["identity"] != self.identity:
-            raise ResumeError(
-                f"`{self.folder}` holds an interrupted run of other settings or tokens. "
-                "Finish it with its own settings, or pass `--fresh` to throw it away."
-            )
-        if not begins_alike(self.config.start, state["start"]):
-            raise ResumeError(
-                f"`{self.folder}` holds an interrupted run that began with another model than "
-                f"`{self.config.start}` now is. Put that one back, or pass `--fresh` to begin anew."
-            )
+        read_apart = bool(self.config.short or self.config.drill)
+        self.compared = check_state(
+            self.folder, state, self.identity, self.config.start, read_apart=read_apart
+        )
         self.step, self.seconds = state["step"], state["seconds"]
         self.bf16, self.start = state["bf16"], state["start"]
         with torch.no_grad():
