@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 
 from monosem.core.errors import ConfigError, UnknownNameError
 from monosem.metrics import baselines
+from monosem.metrics import evaluate as evaluation
 from monosem.metrics.baselines import BASELINES, Fitted
 from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
 
@@ -52,7 +53,9 @@ def test_principal_axes_explain_on_heldout_text_what_scikit_learns_do(dictionary
     assert found["random"]["config"]["n_latents"] == dictionary.n_latents
 
 
-def test_baselines_that_cannot_be_are_refused_before_anything_is_read(dictionary, model, store):
+def test_baselines_that_cannot_be_are_refused_before_anything_is_read(
+    dictionary, model, store, monkeypatch
+):
     with pytest.raises(UnknownNameError, match=r"baseline `pac`.*pca"):
         dataclasses.replace(ALL, baselines=("pac",))
     with pytest.raises(ConfigError, match="`n_baseline_tokens` must be at least 1, got 0"):
@@ -62,6 +65,13 @@ def test_baselines_that_cannot_be_are_refused_before_anything_is_read(dictionary
         ConfigError, match="20 activations are too few.*to 96 or more.*`n_baseline_tokens`"
     ):
         evaluate_many({"mine": dictionary}, model, store, few, site=SITE)
+    slow = dataclasses.replace(ALL, baselines=("lasso",))
+    with (
+        monkeypatch.context() as narrow,
+        pytest.raises(ConfigError, match=r"`lasso`.*up to 8 wide"),
+    ):
+        narrow.setattr(evaluation, "WIDEST_LASSO", 8)
+        evaluate_many({"mine": dictionary}, model, store, slow, site=SITE)
     with pytest.raises(ConfigError, match="`pca` is the name of a baseline"):
         evaluate_many({"pca": dictionary}, model, store, ALL, site=SITE)
 

@@ -51,6 +51,8 @@ from monosem.text.tokens import TokenStore
 
 MOST_SOLVED = 32_768
 """Tokens on which firings of sparse codes are counted at most: each is a problem to solve."""
+WIDEST_LASSO = 1024
+"""Width of a site up to which `lasso` stands beside: each token costs its square, up to a thousand times."""
 NEURONS, ALL_NEURONS = "neurons", "neurons_all"
 
 
@@ -170,6 +172,11 @@ def _check_beside(
         raise ConfigError(
             "Baselines reconstruct the one site they read; this dictionary makes others. Leave "
             "`baselines` out."
+        )
+    if "lasso" in config.baselines and place.width > WIDEST_LASSO:
+        raise ConfigError(
+            f"`lasso` is solved token by token, for sites up to {WIDEST_LASSO:,} wide; `{place.site}` has "
+            f"{place.width:,}. Leave it out of `baselines`; `classical` has the same atoms."
         )
     basis = (NEURONS, ALL_NEURONS) if neurons else ()
     for name in (*basis, *config.baselines):
