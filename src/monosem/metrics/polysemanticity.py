@@ -164,7 +164,7 @@ def account(
     if len(reached):
         needed = Measure(value=float(reached[0] + 1), n=len(y))
     else:
-        best = max(0.0, float(explained.max())) if len(explained) else 0.0  # none explains 0
+        best = float(explained.max()) if len(explained) else 0.0  # under 0: worse than the mean
         needed = not_applicable(
             f"{len(chosen)} latents explain {best:.2f} of it at most, under {share}", len(y)
         )
