@@ -12,14 +12,23 @@ import torch
 from monosem import cli
 from monosem.core.errors import MonosemError
 from monosem.dictionaries.tied import Tied, TiedConfig
-from monosem.metrics.baselines import Fitted
+from monosem.metrics.baselines import Fitted, sample
 from monosem.metrics.evaluate import EvaluateConfig, evaluate
-from monosem.metrics.stream import enough, visit
+from monosem.metrics.stream import (
+    Place,
+    activations,
+    blocks,
+    enough,
+    first,
+    ordinary_mean,
+    visit,
+)
 from monosem.models.language_model import LanguageModel
-from monosem.studies.sparse_autoencoders.beside import Beside, Row, measured
+from monosem.studies.sparse_autoencoders.beside import Beside, measured
 from monosem.studies.sparse_autoencoders.cases import by_token
 from monosem.studies.sparse_autoencoders.control import said
 from monosem.studies.sparse_autoencoders.curve import who_won
+from monosem.studies.sparse_autoencoders.matched import Row, verdict
 from monosem.studies.sparse_autoencoders.overfitting import fits
 from monosem.studies.sparse_autoencoders.setting import SCALES, Setting
 from monosem.studies.sparse_autoencoders.study import sparse_autoencoders
@@ -34,6 +43,12 @@ def tied(n: int = 12, seed: int = 0) -> Tied:
     rows = torch.randn(n, 16, generator=generator)
     dictionary.W_dec.data = torch.nn.functional.normalize(rows, dim=1)
     return dictionary
+
+
+def kept(x: np.ndarray, axes: np.ndarray, k: int) -> float:
+    """Return the squared error of keeping the k largest coordinates of each row, whatever their sign."""
+    smallest = np.sort(np.square(x @ axes.T), axis=1)[:, :-k]
+    return float(smallest.sum())
 
 
 def test_what_stands_beside_a_dictionary_is_what_an_evaluation_measures(
@@ -55,23 +70,50 @@ def test_what_stands_beside_a_dictionary_is_what_an_evaluation_measures(
         assert found.plain == pytest.approx(math.exp(expected["loss"]))
     for name in ("neurons", "random", "pca"):
         for row, ours in zip(found.rows[name], found.rows["dictionary"], strict=True):
-            assert row.l0 <= ours.l0 + 1 and math.isfinite(row.fvu)
+            if name != "random":  # of 20 directions about half are positive
+                assert row.l0 == pytest.approx(ours.l0)
+            assert row.low <= row.fvu - ours.fvu <= row.high
+    place = Place(model, store, SITE)
+    train = sample(place, scale.n_fit, 0, 256).double().numpy()
+    contexts = first(visit(store, "heldout", 0), store, scale.n_eval)
+    block = next(blocks(store, contexts, 10**6))
+    heldout = activations(place, block)[block.ordinary].double().numpy()
+    centre = ordinary_mean(place, scale.n_eval, 0, 256).numpy()
+    axes = {"pca": np.linalg.svd(train - train.mean(0))[2], "neurons": np.eye(16)}
+    for name, read in axes.items():
+        for row, ours in zip(found.rows[name], found.rows["dictionary"], strict=True):
+            around = [math.floor(ours.l0), math.ceil(ours.l0)]
+            left = [kept(heldout - train.mean(0), read, k) for k in around]
+            left = np.array(left) / np.square(heldout - centre).sum()
+            assert row.fvu == pytest.approx(np.interp(ours.l0, around, left), rel=1e-3)
     assert len(found.rows["identity-relu"]) == 1  # it has an l0 of its own
     assert "not negative" in found.missing["nmf"] and "too long" in found.missing["lasso"]
 
 
 def test_who_won_is_said_from_the_numbers_at_each_l0() -> None:
-    def row(l0: float, fvu: float) -> Row:
-        return Row(l0=l0, fvu=fvu, perplexity=2.0, recovered=0.5)
+    def row(l0: float, fvu: float, low: float = math.nan, high: float = math.nan) -> Row:
+        return Row(l0=l0, fvu=fvu, perplexity=2.0, recovered=0.5, low=low, high=high)
 
     rows = {"dictionary": [row(4.0, 0.3), row(8.0, 0.2)], "identity-relu": [row(50.0, 0.0)]}
-    rows |= {"pca": [row(4.0, 0.4), row(8.0, 0.1)], "neurons": [row(4.0, 0.9), row(8.0, 0.8)]}
+    rows |= {"pca": [row(4.0, 0.4, 0.05, 0.2), row(8.0, 0.1, -0.2, -0.05)]}
+    rows |= {"neurons": [row(4.0, 0.9, 0.5, 0.7), row(8.0, 0.8, 0.5, 0.7)]}
     found = Beside(rows=rows, plain=2.0, missing={})
     assert who_won(found, SITE) == (
         "Less of the variance than the dictionary is left by PCA (l0 8)."
     )
     worse = Beside(rows={**rows, "pca": rows["neurons"]}, plain=2.0, missing={})
     assert who_won(worse, SITE).startswith("At every l0 here the dictionary leaves less")
+    # a tie, more latents on, fewer on and yet less, and a number that is none
+    ours, less = row(4.0, 0.3), (-0.2, -0.1)
+    assert verdict(row(4.0, 0.29, -0.03, 0.01), ours) == "tied"
+    assert verdict(row(4.6, 0.15, *less), ours) == "unmatched"
+    assert verdict(row(3.0, 0.15, *less), ours) == "less"
+    assert verdict(row(4.6, 0.45, 0.1, 0.2), ours) == "more"
+    assert verdict(row(4.0, math.nan, *less), ours) == "unknown"
+    other = {**rows, "pca": [row(4.0, 0.29, -0.03, 0.01), row(9.2, 0.1, *less)]}
+    text = who_won(Beside(rows=other, plain=2.0, missing={}), SITE)
+    assert text.startswith("None of them leaves less of the variance than the dictionary. Tied")
+    assert "PCA (l0 4)." in text and "3% off: PCA (l0 8: 9.2)." in text
     swapped = {"dictionary": rows["pca"], "pca": rows["dictionary"]}
     other = Beside(rows=swapped, plain=2.0, missing={})
     words = said({"the model": found, "shuffled": other})

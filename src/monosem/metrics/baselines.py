@@ -224,9 +224,8 @@ def _one_sign(axes: Linear, x: Float[Tensor, "sample d_in"], k: int) -> Linear:
     k = min(k, width)
     write, read = axes.W_dec[rows], axes.W_enc[:, rows]
     plain = Linear.of(write, read, b_dec=axes.b_dec, k=k)
-    left = sum((part - plain(part)).double().sum(0) for part in x.split(ROWS_AT_ONCE))
-    assert isinstance(left, Tensor)
-    offset = (left / len(x)).to(read)
+    left = [(part - plain(part)).double().sum(0) for part in x.split(ROWS_AT_ONCE)]
+    offset = (torch.stack(left).sum(0) / len(x)).to(read)
     return Linear.of(
         write, read, b_enc=offset @ read, b_dec=axes.b_dec + offset, k=k, called=called
     )

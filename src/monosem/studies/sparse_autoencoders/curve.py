@@ -1,7 +1,8 @@
 """Faithful and sparse: what is left of the variance against how many latents fire, beside baselines.
 
-Every baseline is measured at the l0 that the dictionary beside it has: the k largest of its coordinates
-are kept, or its codes have the penalty that leaves as many.
+Every baseline is measured at the l0 that the dictionary beside it has on the same text, or, where it cannot
+have that, at an l0 of its own that is said. Who leaves less is told from an interval over contexts
+(`matched.py`).
 """
 
 import math
@@ -9,7 +10,8 @@ import math
 from monosem.rendering import table
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
-from monosem.studies.sparse_autoencoders.beside import IDENTITY, OURS, Beside, Row, measured, words
+from monosem.studies.sparse_autoencoders.beside import IDENTITY, OURS, Beside, measured, words
+from monosem.studies.sparse_autoencoders.matched import MATCHED, Row, verdict
 from monosem.studies.sparse_autoencoders.setting import Setting
 
 HOW = "studies/sparse_autoencoders/beside.py; monosem study sparse-autoencoders-find-features"
@@ -42,43 +44,66 @@ def curve(setting: Setting, *, mlp: bool) -> Figure:
         title=f"Sparse and faithful, at {where}",
         text=(
             f"{'Untied' if mlp else 'Tied'} dictionaries with a penalty on L1, and every baseline with as "
-            "many latents on. The codes of classical dictionary learning and NMF are solved for each "
-            f"vector; all others are read off by one product. {who_won(found, site)}"
+            "many latents on in the mean of the held-out text. The codes of classical dictionary learning "
+            "and NMF are solved for each vector, from fewer atoms than the dictionary has; all others are "
+            f"read off by one product. {who_won(found, site)}"
         ),
         drawings=(*(drawing for _, drawing in drawn), *_tables(found, site)),
         captions=(
             *(caption for caption, _ in drawn),
             "FVU by the dictionary's l0; the most faithful first",
-            "Loss recovered, of the mean ablation",
+            "Loss recovered, of the mean ablation (—: that costs too little to be divided by)",
+            f"Perplexity with the reconstruction spliced in; {found.plain:.2f} without",
         ),
         items=(*_items(found, name, site), *(() if mlp else (_paper(found),))),
-        notes={
-            "site": site,
-            "tokens trained on": f"{setting.scale.n_tokens:,}",
-            "tokens baselines are fitted to": f"{setting.scale.n_fit:,}",
-            "held-out tokens": f"{setting.scale.n_eval:,}",
-            "one sign": "each axis read for the sign to which its coordinates are skewed",
-            "PCA and ICA": "two latents an axis, one a sign, as signed coordinates are; the k largest",
-        },
+        notes=_notes(found, setting, site),
     )
 
 
+def _notes(found: Beside, setting: Setting, site: str) -> dict[str, str]:
+    scale = setting.scale
+    return {
+        "site": site,
+        "tokens trained on": f"{scale.n_tokens:,}",
+        "tokens baselines are fitted to": f"{scale.n_fit:,}, where nothing else is said",
+        **{words(name, site): what for name, what in found.learned.items()},
+        "held-out tokens": f"{scale.n_eval:,}",
+        "l0 of baselines": "on the straight line between the whole numbers below and above the dictionary's",
+        "who leaves less": "95 % interval of the difference, contexts drawn again; one seed of everything",
+        "one sign": "each axis read for the sign to which its coordinates are skewed",
+        "PCA and ICA": "two latents an axis, one a sign, as signed coordinates are; the k largest",
+    }
+
+
 def who_won(found: Beside, site: str) -> str:
-    """Return in words which baselines leave less of the variance than the dictionary, and where."""
-    beaten: list[str] = []
+    """Return in words which baselines leave less of the variance than the dictionary, as much, and where."""
+    at: dict[str, dict[str, list[str]]] = {}
     for name, rows in found.rows.items():
         if name in (OURS, IDENTITY):
             continue
-        at = [
-            f"{ours.l0:.0f}"
-            for ours, row in zip(found.rows[OURS], rows, strict=True)
-            if row.fvu < ours.fvu
-        ]
-        if at:
-            beaten.append(f"{words(name, site)} (l0 {', '.join(at)})")
-    if not beaten:
+        for ours, row in zip(found.rows[OURS], rows, strict=True):
+            what = verdict(row, ours)
+            own = f"{ours.l0:.0f}: {row.l0:.1f}" if what == "unmatched" else f"{ours.l0:.0f}"
+            at.setdefault(what, {}).setdefault(words(name, site), []).append(own)
+
+    def each(what: str) -> str:
+        return "; ".join(f"{name} (l0 {', '.join(some)})" for name, some in at[what].items())
+
+    if set(at) <= {"more"}:
         return "At every l0 here the dictionary leaves less of the variance than any of them."
-    return f"Less of the variance than the dictionary is left by {'; '.join(beaten)}."
+    parts = [
+        f"Less of the variance than the dictionary is left by {each('less')}."
+        if "less" in at
+        else "None of them leaves less of the variance than the dictionary.",
+        *([f"Tied, within an interval over contexts: {each('tied')}."] if "tied" in at else []),
+        *(
+            [f"Not compared, since their l0 is more than {MATCHED:.0%} off: {each('unmatched')}."]
+            if "unmatched" in at
+            else []
+        ),
+        *([f"Not known: {each('unknown')}."] if "unknown" in at else []),
+    ]
+    return " ".join(parts)
 
 
 def _drawn(found: Beside, site: str, names: tuple[str, ...], key: str, label: str) -> str:
@@ -108,13 +133,25 @@ def _largest(found: Beside) -> float:
     return max(known, default=1.0)
 
 
-def _tables(found: Beside, site: str) -> tuple[str, str]:
-    """Return all of them as two tables: a row a method, a column a dictionary."""
+def _tables(found: Beside, site: str) -> tuple[str, ...]:
+    """Return all of them as three tables: a row a method, a column a dictionary."""
     header = ["l0", *(f"{row.l0:.1f}" for row in found.rows[OURS])]
-    rows = sorted_rows(found)
-    fvus = [[words(name, site), *(f"{row.fvu:.3f}" for row in some)] for name, some in rows]
-    shares = [[words(name, site), *(_share(row.recovered) for row in some)] for name, some in rows]
-    return str(table.html(header, fvus)), str(table.html(header, shares))
+    rows = [
+        (words(name, site), list(zip(found.rows[OURS], some, strict=True)))
+        for name, some in sorted_rows(found)
+    ]
+    cells: list[list[list[str]]] = [
+        [[name, *(_left(row, ours) for ours, row in some)] for name, some in rows],
+        [[name, *(_share(row.recovered) for _, row in some)] for name, some in rows],
+        [[name, *(f"{row.perplexity:.2f}" for _, row in some)] for name, some in rows],
+    ]
+    return tuple(str(table.html(header, each)) for each in cells)
+
+
+def _left(row: Row, ours: Row) -> str:
+    """Return the FVU, and its own l0 where that is another."""
+    matched = abs(row.l0 - ours.l0) <= MATCHED * ours.l0
+    return f"{row.fvu:.3f}" if matched else f"{row.fvu:.3f} (at {row.l0:.1f})"
 
 
 def sorted_rows(found: Beside) -> list[tuple[str, list[Row]]]:

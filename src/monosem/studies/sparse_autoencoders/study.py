@@ -31,7 +31,7 @@ FIGURES = (
     "control",
     "missing",
 )
-VERSION = 2
+VERSION = 3
 LACKS = {
     "scores of explanations, beside PCA, ICA, random directions and neurons": (
         "dictionaries best in early layers, near ICA at layer 4",
