@@ -72,6 +72,11 @@ def test_baselines_that_cannot_be_are_refused_before_anything_is_read(
     ):
         narrow.setattr(evaluation, "WIDEST_LASSO", 8)
         evaluate_many({"mine": dictionary}, model, store, slow, site=SITE)
+    much = dataclasses.replace(ALL, baselines=("lasso",), n_loss_tokens=10**9)
+    with pytest.raises(
+        ConfigError, match="`lasso` for 1,000,000,000 tokens.*Lower `n_loss_tokens`"
+    ):
+        evaluate_many({"mine": dictionary}, model, store, much, site=SITE)
     with pytest.raises(ConfigError, match="`pca` is the name of a baseline"):
         evaluate_many({"pca": dictionary}, model, store, ALL, site=SITE)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from monosem import cli
-from monosem.core.errors import MonosemError
+from monosem.core.errors import ConfigError, MonosemError
 from monosem.dictionaries.tied import Tied, TiedConfig
 from monosem.metrics.baselines import Fitted, sample
 from monosem.metrics.evaluate import EvaluateConfig, evaluate
@@ -88,6 +88,24 @@ def test_what_stands_beside_a_dictionary_is_what_an_evaluation_measures(
             assert row.fvu == pytest.approx(np.interp(ours.l0, around, left), rel=1e-3)
     assert len(found.rows["identity-relu"]) == 1  # it has an l0 of its own
     assert "not negative" in found.missing["nmf"] and "too long" in found.missing["lasso"]
+
+
+def test_a_site_too_wide_for_its_baselines_has_the_others_and_says_why(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("neurons", "identity-relu", "pca")
+    scale = dataclasses.replace(SCALES["tiny"], baselines=names, n_eval=500, n_fit=63)
+    setting = Setting(scale, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
+    found = measured([tied()], setting, SITE)
+    assert list(found.rows) == ["dictionary", "neurons", "identity-relu"]
+    assert "63 activations are too few" in found.missing["pca"]
+    assert "n_baseline_tokens" not in found.missing["pca"]  # the study has no such setting
+    monkeypatch.setitem(SCALES, "tiny", scale)
+    with pytest.raises(ConfigError, match="needs 64 for `control`"):
+        sparse_autoencoders(
+            tmp_path / "o", model=model, store=store, scale="tiny", figures=("control",)
+        )
+    assert not (tmp_path / "o").exists()
 
 
 def test_who_won_is_said_from_the_numbers_at_each_l0() -> None:

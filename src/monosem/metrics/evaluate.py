@@ -49,6 +49,8 @@ from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
 from monosem.text.tokens import TokenStore
 
+MOST_LASSO = 2**35
+"""Tokens times the square of the width, up to which LASSO is a baseline: each of its steps costs that."""
 MOST_SOLVED = 32_768
 """Tokens on which firings of sparse codes are counted at most: each is a problem to solve."""
 WIDEST_LASSO = 1024
@@ -172,6 +174,12 @@ def _check_beside(
         raise ConfigError(
             "Baselines reconstruct the one site they read; this dictionary makes others. Leave "
             "`baselines` out."
+        )
+    if "lasso" in config.baselines and config.n_loss_tokens * place.width**2 > MOST_LASSO:
+        raise ConfigError(
+            f"The codes of `lasso` for {config.n_loss_tokens:,} tokens at a site {place.width:,} wide would "
+            f"take hours or days. Lower `n_loss_tokens` to {MOST_LASSO // place.width**2:,} or fewer, or "
+            "leave `lasso` out of `baselines`."
         )
     if "lasso" in config.baselines and place.width > WIDEST_LASSO:
         raise ConfigError(

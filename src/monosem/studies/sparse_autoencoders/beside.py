@@ -88,7 +88,7 @@ def measured(
     place.check()
     x = sample(place, scale.n_fit, seed, BATCH)
     own = sample(place, scale.n_eval, seed, BATCH, split="heldout")
-    ks = [_around(_l0(d, own)) for d in dictionaries]
+    ks = [_around(l0_of(d, own)) for d in dictionaries]
     names = scale.baselines if names is None else names
     missing = _left_out(names, x.shape[1], setting)
     some = [name for name in names if name not in missing]
@@ -179,7 +179,8 @@ def _coordinates(width: int, k: int, centre: Float[Tensor, " d_in"] | None) -> A
     return Linear.of(torch.cat([basis, -basis]), b_dec=centre, k=k, called="coordinates")
 
 
-def _l0(dictionary: Dictionary[Any], x: Float[Tensor, "sample d_in"]) -> float:
+def l0_of(dictionary: Dictionary[Any], x: Float[Tensor, "sample d_in"]) -> float:
+    """Return how many latents are on for a vector of `x`, in the mean."""
     device = dictionary.W_dec.device
     parts = [dictionary.encode_sparse(part.to(device)).active() for part in x.split(BATCH)]
     return sum(len(part) for part in parts) / len(x)

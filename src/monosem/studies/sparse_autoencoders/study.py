@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from monosem.core.config import content_hash
+from monosem.core.errors import ConfigError
+from monosem.metrics.baselines import FEWEST_A_DIMENSION
 from monosem.models.language_model import LanguageModel
 from monosem.studies import report, running
 from monosem.studies.report import Figure, Stage
@@ -77,6 +79,7 @@ def sparse_autoencoders(
         str(model.check_site(mlp or f"blocks.{middle}.mlp.hook_post")),
     )
     chosen = SCALES[scale]
+    _check_width(model.width(sites[0]), sites[0], scale, figures or FIGURES)
     store = store or running.own_text(model, out, max_tokens=chosen.max_tokens, fresh=fresh)
     setting = Setting(chosen, model, store, *sites, out, seed)
     makers: dict[str, Callable[[], Figure]] = {
@@ -96,3 +99,18 @@ def sparse_autoencoders(
 def check(scale: str, figures: Sequence[str], out: Path) -> None:
     """Raise for names that do not exist, and for a file where the folder is to be."""
     running.check(out, scale=scale, scales=SCALES, figures=figures, known=FIGURES)
+
+
+def _check_width(width: int, site: str, scale: str, figures: Sequence[str]) -> None:
+    """Raise where figures that are nothing without baselines would find too few vectors to fit them to.
+
+    The others leave such baselines out and say so.
+    """
+    some = [name for name in ("overfitting", "control") if name in figures]
+    n_fit = SCALES[scale].n_fit
+    if some and n_fit < FEWEST_A_DIMENSION * width:
+        raise ConfigError(
+            f"Scale `{scale}` fits baselines to {n_fit:,} vectors, and `{site}`, {width:,} wide, needs "
+            f"{FEWEST_A_DIMENSION * width:,} for {' and '.join(f'`{name}`' for name in some)}. Choose a "
+            "larger scale, a narrower site, or `figures` without these."
+        )
