@@ -25,7 +25,8 @@ from monosem.core.errors import ConfigError
 HIGHEST = 0.5
 """No feature is on more often than this."""
 BLOCK, ENTRIES = 8192, 2**26
-"""Rows whose magnitudes exist at once, and as many magnitudes at most: 256 MB."""
+"""Rows whose magnitudes exist at once, and as many magnitudes at most: 256 MB. To change either is to change
+every sample, for the random numbers are drawn block by block."""
 WORLD, SAMPLE, PARENTS = 1, 2, 3
 """Tell the random numbers of directions, of samples, of parents, and of everybody else apart."""
 STRIDE = 0x9E3779B9

@@ -4,8 +4,9 @@
 
 What a run costs once, sampling and its first, dense steps, is in both runs, and does not count for each
 step. `more` takes about as long as is wanted. For that both must do as often what is done a few times a run,
-whatever its length, and rows that are captured for a sample alone, at most `SAMPLE_ROWS` in any run, are
-counted apart.
+whatever its length, where so many steps take less than twice what is wanted (else the shorter run does it
+less often, and the plan is the worse for it); and rows that are
+captured for a sample alone, at most `SAMPLE_ROWS` in any run, are counted apart.
 
 Runs are made in a folder `.plan-PID-…` beside where the whole will be written, and removed. One that was
 killed leaves its folder, which the next removes: its lock (lock.py) tells that nobody is there.

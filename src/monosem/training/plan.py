@@ -89,8 +89,8 @@ def plan(
 ) -> Plan:
     """Return what `train`, or with `sites` `train_suite`, would need for `config`.
 
-    Nothing is written but short runs, for about `seconds`, in a temporary folder on the file system of
-    `out`. What `clock` counts is what is estimated.
+    Nothing is written but short runs, for about `seconds`, in a folder beside `out`, removed at the end (a
+    temporary one without `out`). What `clock` counts is what is estimated.
     """
     names = [str(model.check_site(site)) for site in (sites or config.sites)]
     source = source_of(config, model, store, names, activations=activations, device=device)
