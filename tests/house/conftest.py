@@ -76,8 +76,12 @@ class CommandLine:
     ) -> bool:
         """Start a command and kill it `after` seconds past the moment when `begun()`."""
         process, _ = self.start(arguments, cwd)
+        last = time.monotonic() + 300
         while process.is_alive() and not begun():
             process.join(0.005)
+            if time.monotonic() > last:
+                process.kill()
+                pytest.fail(f"`monosem {' '.join(arguments)}` hung")
         process.join(after)
         running = process.is_alive()
         process.kill()

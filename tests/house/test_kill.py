@@ -90,13 +90,16 @@ def test_a_capture_that_was_killed_has_whole_shards_and_goes_on_after_them(
     folder = place("capture")
     capturing, made = folder / "activations.capturing", folder / "activations"
     whole: dict[str, int] = {}
-
-    def begun() -> bool:
-        return bool(noted(capturing / ".shards.jsonl"))
+    n_shards = len(list((world.folder("capture") / "shards").iterdir()))
 
     for _ in range(10):
+        wanted = randomness.randint(1, n_shards)  # the last: between shards and the artifact's end
+        print(f"killed after {wanted} of {n_shards} shards")
         command_line.kill_when(
-            world.commands["capture"], folder, begun, randomness.uniform(0, 0.02)
+            world.commands["capture"],
+            folder,
+            lambda wanted=wanted: len(noted(capturing / ".shards.jsonl")) >= wanted,
+            randomness.uniform(0, 0.02),
         )
         if made.exists():  # it was too late; anew
             shutil.rmtree(made)

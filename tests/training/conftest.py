@@ -56,12 +56,15 @@ def saved():
     return max((int(path.name[6:]) for path in folder.glob("state-*")), default=0)
 
 def met(pid, moment):
-    # Sleep until `moment()`; None if the process ended before, else True.
+    # Sleep until `moment()`; None if the process ended before, else the seconds from one save to the next.
+    times = {}
     while not moment():
+        times.setdefault(saved(), time.monotonic())
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             return None
         time.sleep(0.002)
-    return True
+    seen = [*list(times.values())[1:], time.monotonic()]  # the first is of the start, not of a save
+    return (seen[-1] - seen[0]) / max(1, len(seen) - 1)
 
 # Of three kills one is at any moment, if it makes no more headway than the others; they fall when the process
 # has saved some steps more. Six of them leave the rest of the run to the seventh, however fast a machine is.
@@ -74,7 +77,9 @@ for attempt in range(7):
     if attempt < 6:
         after = chance.uniform(0.0, 0.4) if attempt % 3 == 0 else float("inf")
         steps = most if attempt % 3 == 0 else chance.randint(2, most)
-        if met(child, lambda: saved() >= before + steps or time.monotonic() - began > after):
+        lasted = met(child, lambda: saved() >= before + steps or time.monotonic() - began > after)
+        if lasted is not None:
+            time.sleep(chance.uniform(0.0, lasted))  # in a step, or while the next state is written
             os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     if not os.WIFSIGNALED(status):
