@@ -36,9 +36,9 @@ def by_thread():
             if len(set(seen)) > 1:
                 another.set()
             if (
-                several
-            ):  # no thread is done with all before another has begun; the first pass is alone
-                another.wait(0.3)
+                several and len(seen) == 2
+            ):  # the first pass is alone; the second waits for another's
+                another.wait(60)
 
         model.blocks[0].register_forward_pre_hook(note)
         return seen
