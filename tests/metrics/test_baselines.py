@@ -68,9 +68,9 @@ def test_baselines_that_cannot_be_are_refused_before_anything_is_read(
     slow = dataclasses.replace(ALL, baselines=("lasso",))
     with (
         monkeypatch.context() as narrow,
-        pytest.raises(ConfigError, match=r"`lasso`.*up to 8 wide"),
+        pytest.raises(ConfigError, match="`lasso`.*hours or days"),
     ):
-        narrow.setattr(evaluation, "WIDEST_LASSO", 8)
+        narrow.setattr(evaluation, "MOST_LASSO", 8)
         evaluate_many({"mine": dictionary}, model, store, slow, site=SITE)
     much = dataclasses.replace(ALL, baselines=("lasso",), n_loss_tokens=10**9)
     with pytest.raises(

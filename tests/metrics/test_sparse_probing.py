@@ -71,7 +71,8 @@ def test_one_latent_is_enough_where_one_holds_the_label():
     found = sparse_probing(latents, x, balanced(labels, groups), ks=(1, 4))
     assert found.latents[0] == 10
     assert found.supervised.value > 0.95
-    assert found.auc[1].value == pytest.approx(1, abs=0.01) and found.auc[1].beyond_null
+    assert found.auc[1].value == pytest.approx(1, abs=0.01)
+    assert found.auc[1].low > found.auc[1].null  # one shuffle of ten may come upon the same latent
     assert found.auc[1].null == pytest.approx(0.5, abs=0.08)
     assert found.f1[1].value > 0.98
     known = supervised_probe(x, balanced(labels, groups))

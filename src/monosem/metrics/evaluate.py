@@ -53,8 +53,6 @@ MOST_LASSO = 2**35
 """Tokens times the square of the width, up to which LASSO is a baseline: each of its steps costs that."""
 MOST_SOLVED = 32_768
 """Tokens on which firings of sparse codes are counted at most: each is a problem to solve."""
-WIDEST_LASSO = 1024
-"""Width of a site up to which `lasso` stands beside: each token costs its square, up to a thousand times."""
 NEURONS, ALL_NEURONS = "neurons", "neurons_all"
 
 
@@ -180,11 +178,6 @@ def _check_beside(
             f"The codes of `lasso` for {config.n_loss_tokens:,} tokens at a site {place.width:,} wide would "
             f"take hours or days. Lower `n_loss_tokens` to {MOST_LASSO // place.width**2:,} or fewer, or "
             "leave `lasso` out of `baselines`."
-        )
-    if "lasso" in config.baselines and place.width > WIDEST_LASSO:
-        raise ConfigError(
-            f"`lasso` is solved token by token, for sites up to {WIDEST_LASSO:,} wide; `{place.site}` has "
-            f"{place.width:,}. Leave it out of `baselines`; `classical` has the same atoms."
         )
     basis = (NEURONS, ALL_NEURONS) if neurons else ()
     for name in (*basis, *config.baselines):
