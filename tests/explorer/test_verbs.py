@@ -1,4 +1,5 @@
 import json
+import re
 import socket
 
 import pytest
@@ -67,3 +68,17 @@ def test_two_evaluations_of_one_name_are_both_shown(tmp_path) -> None:
     again.write_text(json.dumps({"dictionaries": {"topk": {"l0": 32}}}))
     with pytest.raises(ConfigError, match="long/topk"):
         report.read_metrics((*files, again))
+
+
+def test_whoever_reads_the_address_may_connect_before_pages_are_served(monkeypatch, capsys):
+    def connect(app, listener):
+        host, port = re.search(r"http://([\d.]+):(\d+)/", capsys.readouterr().out).groups()
+        socket.create_connection((host, int(port)), timeout=10).close()
+        connected.append(int(port) == listener.getsockname()[1])
+
+    connected = []
+    monkeypatch.setattr(explore, "serve", connect)
+    monkeypatch.setattr(explore, "create_app", lambda *_: None)
+    monkeypatch.setattr(explore, "open_databases", lambda folders: {})
+    assert explore.main(["nothing", "--port", "0"]) == 0
+    assert connected == [True]

@@ -48,6 +48,7 @@ def _listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()  # whoever reads the address may connect at once, and waits for the pages
     except OSError as error:
         listener.close()
         raise ConfigError(
