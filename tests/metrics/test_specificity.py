@@ -5,7 +5,7 @@ from scipy.sparse import csr_array
 
 from monosem.core.errors import ShapeMismatchError
 from monosem.metrics.sample import Sample, Text, as_matrix, draw, vertical
-from monosem.metrics.specificity import best_unit, correlations, curves, specificity
+from monosem.metrics.specificity import ahead, best_unit, correlations, curves, specificity
 from monosem.metrics.stream import Place
 
 CONTEXTS, LENGTH = 60, 30
@@ -119,3 +119,41 @@ def test_a_sample_is_what_the_dictionary_makes_of_its_text(dictionary, model, st
     np.testing.assert_array_equal(text.at(text.tokens), text.tokens[text.ordinary])
     both = vertical([as_matrix(dictionary.encode_sparse(part).ragged()) for part in x.split(7)])
     np.testing.assert_allclose(both.toarray(), dense, atol=1e-5)
+
+
+def test_a_lead_is_the_difference_on_the_contexts_that_chose_neither():
+    a, proxy, _ = planted()
+    random = np.random.default_rng(3)
+    worse = a * (random.random(len(a)) < 0.5) + 0.5 * (random.random(len(a)) < 0.1)
+    one, other = sample(a[:, None]), sample(np.stack([np.zeros(len(a)), worse], 1))
+    rule = proxy.reshape(CONTEXTS, LENGTH)
+    lead = ahead(one, 0, other, 1, rule)
+    chosen, second = best_unit(one, rule), best_unit(other, rule)
+    assert second.latent == 1
+    for name in ("correlation", "expected"):
+        ours, theirs = (getattr(u.agreement, name).value for u in (chosen, second))
+        assert getattr(lead, name).value == pytest.approx(ours - theirs)
+        assert getattr(lead, name).beyond_null
+    assert ahead(other, 1, one, 0, rule).correlation.high < 0
+
+
+def test_of_a_unit_beside_itself_nobody_is_ahead_however_wide_both_intervals_are():
+    a, proxy, _ = planted()
+    rule = proxy.reshape(CONTEXTS, LENGTH)
+    lead = ahead(sample(a[:, None]), 0, sample(2 * a[:, None]), 0, rule).correlation
+    assert lead.low == pytest.approx(0, abs=1e-12) and lead.high == pytest.approx(0, abs=1e-12)
+    rare = np.where(np.arange(len(a)) % 100 == 0, a + 1, 0)
+    nothing = ahead(sample(a[:, None]), 0, sample(rare[:, None]), 0, rule)
+    assert nothing.correlation.void.startswith("not applicable: the proxy is above 0 on")
+    with pytest.raises(ShapeMismatchError, match="Draw both of the same contexts"):
+        ahead(
+            sample(a[:, None]),
+            0,
+            Sample(
+                Text(np.arange(2), np.ones((2, 3), int), np.ones((2, 3), bool), []),
+                torch.zeros(6, 2),
+                csr_array(np.ones((6, 1))),
+            ),
+            0,
+            rule,
+        )

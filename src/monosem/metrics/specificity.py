@@ -12,13 +12,16 @@ strong ones. Intervals draw contexts anew, because tokens of one are not indepen
 of a unit that fires anywhere is the share of such tokens, its sensitivity the share it fires on.
 
 `best_unit` looks for the latent that correlates most on half of the contexts, and measures it on the
-others; its chance is the same search with the proxy's contexts in another order, ten times.
+others; its chance is the same search with the proxy's contexts in another order, ten times. `ahead` says
+by how much such a latent beats one of another basis (a neuron): contexts are drawn once for both, so that
+what both owe to the same contexts falls out of the interval of the difference.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_array
 
 from monosem.core.errors import ConfigError, ShapeMismatchError
@@ -87,16 +90,12 @@ def specificity(
         void = not_applicable(both, len(a))
         measures = (void, void, void, void)
     else:
-        columns = (true & active, active, true, a * true, a * active, a, p, a * a, p * p, a * p)
-        sums = _by_context(np.stack([c.astype(np.float64) for c in columns], 1), context_of)
-        counts = np.bincount(context_of, minlength=len(sums)).astype(np.float64)
+        sums = _sums(a, p, context_of)
         drawn = (
             _ratio(sums, 0, 1, seed, float(true.mean())),
             _ratio(sums, 3, 4, seed, float(true.mean())),
             _ratio(sums, 0, 2, seed, float(active.mean())),
-            bootstrap(
-                lambda i: _pearson(counts[i].sum(), *sums[i, 5:].sum(0)), len(sums), seed=seed
-            ),
+            bootstrap(lambda i: _pearson(sums[i].sum(0)), len(sums), seed=seed),
         )
         measures = tuple(replace(measure, n=len(a)) for measure in drawn)
     names = ("specificity", "expected", "sensitivity", "correlation")
@@ -142,9 +141,7 @@ def best_unit(sample: Sample, proxy: Float[np.ndarray, "n context"], *, seed: in
     if len(text) < 4:
         raise ConfigError(f"{len(text)} contexts are too few to choose on half of them. Take more.")
     random = np.random.default_rng(seed)
-    order = random.permutation(len(text))
-    half = np.zeros(len(text), bool)
-    half[order[: len(text) // 2]] = True
+    half = _half(len(text), random)
     p = np.maximum(text.at(proxy), 0.0)
     choosing = half[text.context_of]
     if min((p[choosing] > 0).sum(), (p[~choosing] > 0).sum()) < FEWEST:
@@ -161,6 +158,60 @@ def best_unit(sample: Sample, proxy: Float[np.ndarray, "n context"], *, seed: in
     kept = measured.correlation
     kept = beside_chance(kept, null) if kept.applicable else kept
     return BestUnit(latent=latent, correlation=kept, agreement=measured)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ahead:
+    """By how much one unit is ahead of another; of units as good as each other it is 0."""
+
+    correlation: Measure
+    expected: Measure
+    """The difference of the shares of activation that are on tokens of the proxy."""
+
+
+def ahead(
+    sample: Sample,
+    unit: int,
+    others: Sample,
+    other: int,
+    proxy: Float[np.ndarray, "n context"],
+    *,
+    seed: int = 0,
+) -> Ahead:
+    """Return by how much `unit` of `sample` is ahead of `other` of `others`, on contexts that chose neither.
+
+    Both samples are of the same text, and both units are what `best_unit` chose with this `seed`.
+    """
+    text = sample.text
+    if not np.array_equal(text.tokens, others.text.tokens):
+        raise ShapeMismatchError(
+            f"{len(text)} contexts of one sample and {len(others.text)} of the other are not the same text. "
+            "Draw both of the same contexts."
+        )
+    held = ~_half(len(text), np.random.default_rng(seed))[text.context_of]
+    p = np.maximum(text.at(proxy).astype(np.float64), 0.0)[held]
+    context_of = np.unique(text.context_of[held], return_inverse=True)[1]
+    units = [sample.column(unit)[held], others.column(other)[held]]
+    n_on = [int((column > 0).sum()) for column in (p, *units)]
+    if min(n_on) < FEWEST:
+        void = not_applicable(
+            f"the proxy is above 0 on {n_on[0]} tokens, the units on {n_on[1]} and {n_on[2]}, of at "
+            f"least {FEWEST} each",
+            len(p),
+        )
+        return Ahead(correlation=void, expected=void)
+    first, second = (_sums(column.astype(np.float64), p, context_of) for column in units)
+
+    def difference(statistic: Callable[[np.ndarray], float]) -> Measure:
+        found = bootstrap(
+            lambda i: statistic(first[i].sum(0)) - statistic(second[i].sum(0)),
+            len(first),
+            seed=seed,
+            null=0.0,
+        )
+        return replace(found, n=len(p))
+
+    return Ahead(correlation=difference(_pearson), expected=difference(_expected))
 
 
 def correlations(
@@ -197,11 +248,24 @@ def _by_chance(
     return np.array(found)
 
 
-def _by_context(
-    values: Float[np.ndarray, "tokens columns"], context_of: Int64[np.ndarray, " tokens"]
+def _half(n: int, random: np.random.Generator) -> Bool[np.ndarray, " n"]:
+    """Return which of `n` contexts a unit is chosen on: half of them."""
+    half = np.zeros(n, bool)
+    half[random.permutation(n)[: n // 2]] = True
+    return half
+
+
+def _sums(
+    a: Float[np.ndarray, " tokens"],
+    p: Float[np.ndarray, " tokens"],
+    context_of: Int64[np.ndarray, " tokens"],
 ) -> Float[np.ndarray, "contexts columns"]:
+    """Return sums over the tokens of each context, of which every measure is a function."""
+    true, active = p > 0, a > 0
+    ones = np.ones(len(a))
+    columns = (true & active, active, true, a * true, a * active, ones, a, p, a * a, p * p, a * p)
     n = int(context_of.max()) + 1 if len(context_of) else 0
-    return np.stack([np.bincount(context_of, column, minlength=n) for column in values.T], 1)
+    return np.stack([np.bincount(context_of, column, minlength=n) for column in columns], 1)
 
 
 def _ratio(sums: np.ndarray, top: int, bottom: int, seed: int, null: float) -> Measure:
@@ -212,6 +276,11 @@ def _ratio(sums: np.ndarray, top: int, bottom: int, seed: int, null: float) -> M
     return bootstrap(ratio, len(sums), seed=seed, null=null)
 
 
-def _pearson(n: float, a: float, p: float, aa: float, pp: float, ap: float) -> float:
+def _expected(sums: Float[np.ndarray, " columns"]) -> float:
+    return float(sums[3] / sums[4]) if sums[4] else float("nan")
+
+
+def _pearson(sums: Float[np.ndarray, " columns"]) -> float:
+    n, a, p, aa, pp, ap = sums[5:]
     scale = np.sqrt(max(aa / n - (a / n) ** 2, 0.0) * max(pp / n - (p / n) ** 2, 0.0))
     return float((ap / n - a / n * p / n) / scale) if scale > 0 else float("nan")
