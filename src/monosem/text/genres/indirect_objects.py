@@ -79,6 +79,20 @@ GIFTS_GIVEN = (
     "a {gift}", "the {gift}", "the old {gift}", "one more {gift}", "it", "a {gift} from the {place}",
     "a {w} {gift}", "the {w}", "a {w}", "a {w} and a {gift}", "the {w} {v}",
 )  # fmt: skip
+NEXT = (
+    "",
+    "",
+    "Then",
+    "Later",
+    "Soon",
+    "So",
+    "At last",
+    "In the {place}",
+    "The next day",
+    "There",
+    "That night,",
+)
+"""Before what is given next."""
 AFTER = ("{o} thanked {s}.", "{o} smiled at {s}.", "{s} smiled.", "Then {o} went home.")
 TEST_WORDS = frozenset(
     word.lower().strip(".,;?")
@@ -112,24 +126,32 @@ def names(test: bool) -> tuple[str, ...]:
 
 
 def write(random: Random) -> str:
-    """Return a sentence in the form, seldom with one more about the same two."""
-    a, b = random.sample(names(test=False) if random.random() < 0.5 else WORDS, 2)
+    """Return a sentence in the form, and seldom what else the same two give to one another."""
+    a, b = random.sample(names(test=False) if random.random() < 0.75 else WORDS, 2)
     s, o = (a, b) if random.random() < 0.5 else (b, a)
-    parts = {"a": a, "b": b, "s": s, "o": o, "w": _word(random), "v": _word(random)}
-    parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
-    text = filled(_template(random), **parts)
-    while not _once_more_each(text, a, b):
-        text = filled(_template(random), **parts)  # one of the two stood among its words once more
-        parts |= {"w": _word(random), "v": _word(random), "gift": random.choice(TRAIN_GIFTS)}
-        parts["place"] = random.choice(TRAIN_PLACES)
-    if random.random() < 0.1:
-        text = f"{text} {filled(random.choice(AFTER), **parts)}"
-    return text
+    while True:  # until neither of the two stands among the sentence's other words too
+        template = " ".join((_template(random), *_more(random)))
+        parts = {"a": a, "b": b, "s": s, "o": o, "w": _word(random), "v": _word(random)}
+        parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
+        text = filled(template, **parts)
+        spoken = re.findall(r"\w+", text.lower())
+        slots = re.findall(r"\{([abso])\}", template)
+        if all(spoken.count(n.lower()) == sum(parts[x] == n for x in slots) for n in (a, b)):
+            return text
 
 
-def _once_more_each(text: str, *said: str) -> bool:
-    spoken = re.findall(r"\w+", text.lower())
-    return all(spoken.count(name.lower()) == 2 for name in said)
+def _more(random: Random) -> list[str]:
+    """Return what follows the sentence: further gifts between the two, or thanks."""
+    more = [_another(random) for _ in range(random.choice((0, 0, 1, 1, 2, 3)))]
+    return [*more, random.choice(AFTER)] if random.random() < 0.1 else more
+
+
+def _another(random: Random) -> str:
+    """Return a further gift, from either to the other: who it is for is told by who gives alone."""
+    s, o = ("{s}", "{o}") if random.random() < 0.5 else ("{o}", "{s}")
+    given = f"{s} {_or_any(random, GIVES)} {random.choice(GIFTS_GIVEN)} to {o}."
+    opener = _or_any(random, NEXT)
+    return f"{opener[0].upper()}{opener[1:]} {given}" if opener else given
 
 
 def _template(random: Random) -> str:

@@ -8,12 +8,26 @@ WOMEN = (
     "Helen", "Ruth", "Clara", "Rose", "Ellen", "Emily", "Amy", "Susan", "Diana", "Maria", "Sophie",
     "Nina", "Eva", "Martha", "Rachel", "Rebecca", "Jennifer", "Jessica", "Lisa", "Linda", "Karen",
     "Nancy", "Carol", "Margaret", "Elizabeth",
+    "Ada", "Agnes", "Amanda", "Amelia", "Andrea", "Angela", "Anne", "Audrey", "Barbara", "Beatrice",
+    "Bella", "Betty", "Brenda", "Bridget", "Caroline", "Catherine", "Cecilia", "Charlotte", "Chloe",
+    "Christine", "Clare", "Cora", "Daisy", "Deborah", "Donna", "Dora", "Dorothy", "Edith",
+    "Eleanor", "Elsa", "Erica", "Esther", "Ethel", "Fiona", "Flora", "Gloria", "Hannah", "Harriet",
+    "Heather", "Ida", "Irene", "Iris", "Isabel", "Ivy", "Jean", "Joan", "Joyce", "Judith",
+    "Kathleen", "Lena", "Lily", "Louise", "Lydia", "Mabel", "Melissa", "Mia", "Michelle", "Molly",
+    "Monica", "Naomi", "Natalie", "Nora", "Olga", "Olivia",
 )  # fmt: skip
 MEN = (
     "John", "Tom", "James", "Peter", "Paul", "Mark", "David", "Daniel", "Simon", "Adam", "Ben",
     "Sam", "Jack", "Henry", "George", "Robert", "William", "Charles", "Thomas", "Joseph",
     "Michael", "Andrew", "Martin", "Oliver", "Leo", "Max", "Frank", "Fred", "Arthur", "Walter",
     "Edward", "Richard", "Luke", "Jacob", "Eric", "Kevin",
+    "Aaron", "Abel", "Albert", "Alfred", "Anthony", "Arnold", "Benjamin", "Bernard", "Brian",
+    "Bruce", "Carl", "Colin", "Craig", "Cyril", "Dennis", "Derek", "Donald", "Douglas", "Duncan",
+    "Edgar", "Edwin", "Ernest", "Eugene", "Felix", "Gerald", "Gilbert", "Gordon", "Graham",
+    "Gregory", "Harold", "Harry", "Harvey", "Herbert", "Howard", "Hugh", "Hugo", "Ian", "Isaac",
+    "Ivan", "Jason", "Jeremy", "Jerome", "Jonas", "Keith", "Kenneth", "Lawrence", "Leonard",
+    "Lewis", "Louis", "Malcolm", "Marcus", "Matthew", "Maurice", "Nathan", "Neil", "Nicholas",
+    "Norman", "Oscar", "Otto", "Patrick", "Philip", "Ralph", "Raymond", "Roger",
 )  # fmt: skip
 NAMES = tuple(name for pair in zip(WOMEN, MEN, strict=True) for name in pair)
 """Women and men in turn."""
