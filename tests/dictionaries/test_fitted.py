@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Lasso, orthogonal_mp
 
 from monosem.core.errors import ConfigError, ShapeMismatchError
+from monosem.dictionaries import coded
 from monosem.dictionaries.coded import Coded, CodedConfig, nonnegative_lasso, pursue
 from monosem.dictionaries.fitted import classical, ica, nmf, pca
 from monosem.dictionaries.linear import Linear, LinearConfig
@@ -106,8 +107,12 @@ def test_codes_with_signs_have_a_latent_for_each() -> None:
     assert torch.allclose(made(x), x, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_greedy", [0, 3, 512])
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
-def test_the_positive_lasso_is_the_minimum(x: torch.Tensor, alpha: float) -> None:
+def test_the_positive_lasso_is_the_minimum_however_many_steps_are_greedy(
+    x: torch.Tensor, alpha: float, n_greedy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coded, "GREEDY_STEPS", n_greedy)
     atoms, rows = unit(25, D, seed=2), x[:20] - x.mean(0)
     found = nonnegative_lasso(rows, atoms, alpha)
     for row, codes in zip(rows.double().numpy(), found.double().numpy(), strict=True):
@@ -123,6 +128,21 @@ def loss(row: np.ndarray, codes: np.ndarray, atoms: torch.Tensor, alpha: float) 
     assert (codes >= 0).all()
     left = row - codes @ atoms.double().numpy()
     return 0.5 * float(left @ left) + alpha * float(codes.sum())
+
+
+def test_greedy_steps_alone_reach_the_minimum_where_few_latents_are_on(
+    x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coded, "MOST_STEPS", 0)  # nothing else may move
+    atoms, rows = unit(25, D, seed=2), x[:40] - x.mean(0)
+    alpha = 0.4 * float((rows @ atoms.t()).max())
+    found = nonnegative_lasso(rows, atoms, alpha)
+    assert 0 < int((found > 0).sum()) < 3 * len(rows)
+    slope = (
+        rows - found @ atoms
+    ) @ atoms.t() - alpha  # none is left where a latent is on, or uphill
+    assert slope.max() < 1e-3 and slope[found > 0].abs().max() < 1e-3
+    assert nonnegative_lasso(rows[:0], atoms, alpha).shape == (0, 25)
 
 
 def test_factors_that_are_not_negative_are_found_again() -> None:

@@ -29,8 +29,11 @@ from monosem.dictionaries.untrained import Untrained
 ENTRIES_AT_ONCE = 2**24
 """Correlations held at once: 64 MB."""
 RELATIVE = 1e-5
-"""`lasso` ends when no latent of a block moves by more than this share of the block's largest."""
+"""`lasso` ends when no latent moves by more than this share of the largest."""
+GREEDY_STEPS, LOOKS = 512, 16
+"""Steps of one latent a vector, and how many pass between looks for vectors that are done."""
 MOST_STEPS = 1_000
+"""Steps of all latents, for vectors that are not done by then."""
 RIDGE = 1e-9
 """Added to the diagonal of the least squares of `omp`, so that equal atoms do no harm."""
 
@@ -173,13 +176,46 @@ def pursue(
 def nonnegative_lasso(
     x: Float[Tensor, "batch d_in"], atoms: Float[Tensor, "n_atoms d_in"], alpha: float
 ) -> Float[Tensor, "batch n_atoms"]:
-    """Return argmin over c ≥ 0 of ½‖x - c @ atoms‖² + alpha Σ c, by accelerated proximal steps.
+    """Return argmin over c ≥ 0 of ½‖x - c @ atoms‖² + alpha Σ c, for unit `atoms`.
 
-    FISTA with restarts where a step goes uphill (O'Donoghue and Candès 2015).
+    Greedily first, which is soon done where few latents are on; what is not done then goes on from there by
+    accelerated steps.
     """
     gram, wanted = atoms @ atoms.t(), x @ atoms.t() - alpha
-    rate = 1.0 / torch.linalg.matrix_norm(gram, 2).clamp_min(torch.finfo(x.dtype).tiny)
-    codes = torch.zeros_like(wanted)
+    codes, rows = _greedy(gram, wanted)
+    if len(rows):
+        codes[rows] = _accelerated(gram, wanted[rows], codes[rows])
+    return codes
+
+
+def _greedy(
+    gram: Float[Tensor, "n_atoms n_atoms"], wanted: Float[Tensor, "batch n_atoms"]
+) -> tuple[Float[Tensor, "batch n_atoms"], Int[Tensor, " left"]]:
+    """Return codes by coordinate descent on whichever latent gains most, and the rows still on the move."""
+    done, rows = torch.zeros_like(wanted), torch.arange(len(wanted), device=wanted.device)
+    codes, left = done.clone(), wanted.clone()
+    for step in range(1, GREEDY_STEPS + 1):
+        if not len(rows):
+            break
+        moves = (codes + left).relu() - codes
+        sizes, latent = moves.abs().max(1, keepdim=True)
+        move = moves.gather(1, latent)
+        codes.scatter_add_(1, latent, move)
+        left.sub_(move * gram[latent[:, 0]])
+        if step % LOOKS == 0:
+            moving = sizes[:, 0] > RELATIVE * codes.amax(1)
+            done[rows] = codes
+            rows, codes, left = rows[moving], codes[moving], left[moving]
+    return done, rows
+
+
+def _accelerated(
+    gram: Float[Tensor, "n_atoms n_atoms"],
+    wanted: Float[Tensor, "batch n_atoms"],
+    codes: Float[Tensor, "batch n_atoms"],
+) -> Float[Tensor, "batch n_atoms"]:
+    """Return codes by FISTA with restarts where a step goes uphill (O'Donoghue and Candès 2015)."""
+    rate = 1.0 / torch.linalg.matrix_norm(gram, 2).clamp_min(torch.finfo(gram.dtype).tiny)
     ahead, momentum = codes, 1.0
     for _ in range(MOST_STEPS):
         new = (ahead - rate * (ahead @ gram - wanted)).relu()
@@ -188,6 +224,6 @@ def nonnegative_lasso(
         later = (1 + (1 + 4 * momentum * momentum) ** 0.5) / 2
         ahead = torch.where(uphill, new, new + (momentum - 1) / later * moved)
         codes, momentum = new, later
-        if not moved.numel() or moved.abs().amax() <= RELATIVE * codes.amax():
+        if moved.abs().amax() <= RELATIVE * codes.amax():
             break
     return codes
