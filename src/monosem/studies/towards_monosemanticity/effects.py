@@ -17,12 +17,10 @@ from torch import Tensor
 from monosem.editing.interventions import ablate_latents, clamp_latents
 from monosem.metrics.measure import Measure, mean
 from monosem.metrics.sample import Sample
-from monosem.metrics.specificity import best_unit
 from monosem.rendering.tokens import highlight
 from monosem.rendering.visible import printable
 from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.automata import LEAST
-from monosem.studies.towards_monosemanticity.proxies import known
 from monosem.studies.towards_monosemanticity.setting import Setting
 
 N_RANDOM = 3
@@ -90,10 +88,9 @@ def chosen(setting: Setting) -> list[tuple[str, int]]:
     """Return latents nearest to the proxies that apply, and random ones that fire often enough."""
     sample = setting.sample
     found: dict[int, str] = {}
-    for name, proxy in known(setting):
-        best = best_unit(sample, proxy(sample.text), seed=setting.seed)
-        if best.correlation.applicable and best.correlation.beyond_null:
-            found.setdefault(best.latent, name)
+    for name, kind in setting.nearest.items():
+        if kind.best.correlation.beyond_null:
+            found.setdefault(kind.best.latent, name)
     alive = np.flatnonzero(sample.n_fired() >= LEAST)
     for i in np.random.default_rng(setting.seed).permutation(alive)[:N_RANDOM]:
         found.setdefault(int(i), "random")

@@ -77,15 +77,14 @@ def _split(
     units: Units, basis: Sample, sample: Sample, seed: int
 ) -> list[tuple[int, float, Account]]:
     """Return the neurons with most kinds of context, and the latents that account for each."""
-    kinds = [one.effective.value or 0.0 for one in units.each]
-    order = np.argsort(kinds)[::-1][:N_NEURONS]
+    measured = [
+        (one.effective.value, int(unit))
+        for one, unit in zip(units.each, units.units, strict=True)
+        if one.effective.value is not None
+    ]
     return [
-        (
-            int(units.units[i]),
-            kinds[i],
-            account(basis.column(int(units.units[i])), sample, seed=seed),
-        )
-        for i in order
+        (unit, kinds, account(basis.column(unit), sample, seed=seed))
+        for kinds, unit in sorted(measured, reverse=True)[:N_NEURONS]
     ]
 
 

@@ -6,8 +6,6 @@ is looked for in the same way. The paper's four features are among the proxies, 
 the text has no Arabic, Hebrew, DNA or base64.
 """
 
-import string
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,27 +13,21 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from monosem.metrics.measure import Measure
-from monosem.metrics.proxies import Proxy, characters, regex, script, unigram
-from monosem.metrics.specificity import BestUnit, Specificity, best_unit
+from monosem.metrics.specificity import Ahead, BestUnit, Specificity, ahead, best_unit
 from monosem.rendering import table
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
+from monosem.studies.towards_monosemanticity.kinds import LONG, RUNS
 from monosem.studies.towards_monosemanticity.setting import Setting
 
-RUNS = "base64 in long runs"
 PAPER = {"Arabic": 0.74, "DNA": 0.80, "base64": 0.38, RUNS: 0.38, "Hebrew": 0.55}
 """Correlation of the paper's feature with its proxy, of A/1."""
-BASE64 = string.ascii_letters + string.digits + "+/"
 FEWEST_DRAWN = 5
 """Tokens at a level of activation from which their share is drawn."""
 BROAD, MOST = "base64", 0.05
 """A proxy that holds for words too, and the share of tokens from which it says nothing of its kind."""
-LONG = 8
-"""Tokens of one run that names and words do not have, and base64 has."""
 FIRES_ON = 0.5
 """Share of a latent's activation on its kind from which it is a latent of that kind."""
-COUNTED = 200
-"""Training contexts over which the shares of tokens are counted."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +39,8 @@ class Found:
     correlation: Measure
     closely: Specificity
     neuron: BestUnit
+    lead: Ahead | None
+    """Of the latent before the neuron; None where there is no neuron to be measured."""
 
 
 def proxies(setting: Setting) -> Figure:
@@ -55,16 +49,18 @@ def proxies(setting: Setting) -> Figure:
     basis = setting.basis
     found: list[Found] = []
     items: list[Item] = []
-    for name, proxy in known(setting):
-        values = proxy(sample.text)
-        best = best_unit(sample, values, seed=setting.seed)
-        if not best.correlation.applicable:
+    for name, kind in setting.nearest.items():
+        best = kind.best
+        if best.agreement is None or not best.correlation.applicable:
             items += _items(name, best.correlation, None)
             continue
-        neuron = best_unit(basis, values, seed=setting.seed)
-        if best.agreement is not None:
-            found.append(Found(name, best.latent, best.correlation, best.agreement, neuron))
-            items += _items(name, best.correlation, found[-1])
+        neuron = best_unit(basis, kind.values, seed=setting.seed)
+        lead = None
+        if neuron.agreement is not None:
+            chosen = sample, best.latent, basis, neuron.latent
+            lead = ahead(*chosen, kind.values, seed=setting.seed)
+        found.append(Found(name, best.latent, best.correlation, best.agreement, neuron, lead))
+        items += _items(name, best.correlation, found[-1])
     sorts = {
         "Share of the kind by level of activation: the paper's kinds": [
             one for one in found if one.name in PAPER
@@ -81,7 +77,8 @@ def proxies(setting: Setting) -> Figure:
             "contexts in another order. Drawn: of the tokens on which the latent fires at a level, the share "
             "that is of the kind. One of the paper's own features counts as found where the correlation is "
             f"beyond chance and at least {FIRES_ON:.0%} of the activation is on its kind, by the lower ends "
-            "of both intervals; the best neuron is judged in the same way. The paper's proxy "
+            "of both intervals; the best neuron is judged in the same way. The latent is ahead of it where "
+            "the interval of their difference is, of contexts drawn once for both. The paper's proxy "
             f"of base64 holds for names and words too; beside it stands the same from the {LONG}th token of "
             "a run on."
         ),
@@ -93,24 +90,6 @@ def proxies(setting: Setting) -> Figure:
         items=tuple(items),
         notes={"tokens": f"{len(sample):,}", "site": setting.site},
     )
-
-
-def known(setting: Setting) -> Iterator[tuple[str, Proxy]]:
-    """Yield the proxies that are looked for, by name."""
-    contexts = setting.store.contexts("train")
-    some = np.random.default_rng(setting.seed).permutation(len(contexts))[:COUNTED]
-    tokens = setting.store.tokens(np.sort(some) + contexts.start)
-    log_p = unigram(np.bincount(tokens.ravel(), minlength=setting.store.vocab_size))
-    yield "Arabic", script("arabic")
-    yield "Hebrew", script("hebrew")
-    yield "DNA", characters("ACGT", log_p, fewest_tokens=2)
-    yield "base64", characters(BASE64, log_p)
-    yield RUNS, characters(BASE64, log_p, fewest_tokens=LONG)
-    yield "hexadecimal", regex(r"(?<![0-9a-zA-Z])[0-9a-f]{6,}(?![0-9a-zA-Z])")
-    yield "numbers", regex(r"[0-9]+")
-    yield "ALL_CAPS names", regex(r"\b[A-Z][A-Z_]{3,}\b")
-    yield "addresses", regex(r"https?://\S+")
-    yield "names in snake_case", regex(r"\b[a-z]+(?:_[a-z]+)+\b")
 
 
 def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
@@ -142,7 +121,7 @@ def _items(name: str, correlation: Measure, found: Found | None) -> list[Item]:
             unit="share",
             how=how,
         ),
-        *_of_neuron(name, found.neuron, how),
+        *_of_neuron(name, found, how),
     ]
 
 
@@ -158,45 +137,64 @@ def _verdict(name: str, here: str, how: str) -> Item:
 
 
 def judged(found: Found) -> str:
-    """Say whether the best latent is one of its kind, and whether the best neuron is."""
-    usual = found.closely.expected.null or 0.0
-    if found.name == BROAD and usual > MOST:
+    """Say whether the best latent is one of its kind, whether the best neuron is, and which is ahead."""
+    usual = found.closely.expected.null
+    if found.name == BROAD and usual is not None and usual > MOST:
         return f"not to be told: the proxy holds for {usual:.1%} of all tokens, names and words among them"
     here = _of_the_kind(found.correlation, found.closely)
     neuron = _of_the_kind(found.neuron.correlation, found.neuron.agreement)
-    return f"{here}; the best neuron: {neuron}"
+    said = f"{here}; the best neuron: {neuron}"
+    if found.lead is None:
+        return said
+    return (
+        f"{said}; the latent's correlation is {_beside(found.lead.correlation)}, the share of its "
+        f"activation on the kind {_beside(found.lead.expected)}"
+    )
 
 
 def _of_the_kind(correlation: Measure, agrees: Specificity | None) -> str:
     """Say whether a unit is one of the kind: by the lower ends of its intervals."""
     share = None if agrees is None else agrees.expected
     if agrees is None or share is None or share.value is None:
-        return "not applicable"
+        void = correlation.void if share is None else share.void
+        return f"not measured ({void.removeprefix('not applicable: ')})"
     if share.value < FIRES_ON:
-        return "fires on other things"
-    if not correlation.beyond_null or (share.low or 0.0) < FIRES_ON:
+        return "not, it fires on other things"
+    if not correlation.beyond_null or share.low is None or share.low < FIRES_ON:
         return "seen, but the intervals leave it open"
-    return f"found, on {agrees.sensitivity.value or 0.0:.0%} of the kind's tokens"
+    return f"found, on {_percent(agrees.sensitivity)} of the kind's tokens"
 
 
-def _of_neuron(name: str, neuron: BestUnit, how: str) -> list[Item]:
-    if neuron.agreement is None:
+def _beside(lead: Measure) -> str:
+    """Say of a difference whether its interval lies above nothing, below, or around it."""
+    if lead.value is None or lead.low is None or lead.high is None:
+        return "not compared"
+    return "ahead" if lead.low > 0 else "behind" if lead.high < 0 else "not told from the neuron's"
+
+
+def _percent(share: Measure) -> str:
+    return "an unknown share" if share.value is None else f"{share.value:.0%}"
+
+
+def _of_neuron(name: str, found: Found, how: str) -> list[Item]:
+    agrees, lead = found.neuron.agreement, found.lead
+    if agrees is None or lead is None:
         return []
-    agrees = neuron.agreement
-    return [
-        Item(
-            item=f"{name}: the best neuron's specificity, by activation",
-            here=str(agrees.expected),
-            unit="share",
-            how=how,
-        ),
-        Item(
-            item=f"{name}: the best neuron's sensitivity",
-            here=str(agrees.sensitivity),
-            unit="share",
-            how=how,
-        ),
-    ]
+    words = {
+        "the best neuron's specificity, by activation": agrees.expected,
+        "the best neuron's sensitivity": agrees.sensitivity,
+        "specificity by activation, the latent's above the neuron's": lead.expected,
+    }
+    above = Item(
+        item=f"{name}: correlation, the latent's above the neuron's",
+        here=str(lead.correlation),
+        how="monosem.metrics.specificity.ahead; monosem study towards-monosemanticity",
+    )
+    shares = (
+        Item(item=f"{name}: {what}", here=str(measure), unit="share", how=how)
+        for what, measure in words.items()
+    )
+    return [above, *shares]
 
 
 def _compared(found: list[Found]) -> str:

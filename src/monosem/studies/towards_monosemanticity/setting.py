@@ -21,6 +21,7 @@ from monosem.metrics.stream import Place
 from monosem.models.language_model import LanguageModel
 from monosem.models.randomised import randomised
 from monosem.studies.running import trained
+from monosem.studies.towards_monosemanticity.kinds import Nearest, nearest
 from monosem.text.tokens import TokenStore
 from monosem.training.trainer import TrainConfig
 
@@ -212,6 +213,11 @@ class Setting:
     def sample(self) -> Sample:
         """What the main dictionary makes of held-out text."""
         return draw(self.main, self.place, n_tokens=self.scale.n_eval, seed=self.seed)
+
+    @cached_property
+    def nearest(self) -> dict[str, Nearest]:
+        """Kinds of text, each with the latent of the main dictionary that follows it most closely."""
+        return nearest(self.sample, self.store, self.seed)
 
     def n_tokens(self, ratio: int) -> int:
         """Activations that a dictionary of this width is trained on."""
