@@ -144,7 +144,7 @@ def test_atoms_fitted_to_few_vectors_fit_these_and_not_others() -> None:
     few, *_, many = [f for f in fits(("classical", "pca"), x, other, 2) if f.name == "classical"]
     assert (few.n, many.n) == (32, 600)
     assert few.train < few.heldout and many.heldout - many.train < few.heldout - few.train
-    codes = Fitted(x[:32], n_latents=8, n_coded=32).at("classical", 2)
+    codes = Fitted(x[:32], n_latents=8).at("classical", 2)
     about = (x[:32] - x.mean(0)).square().sum()
     assert few.train == pytest.approx(float((x[:32] - codes(x[:32])).square().sum() / about))
 

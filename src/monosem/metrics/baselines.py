@@ -7,13 +7,15 @@
     pca-first          the first k principal axes, whatever the vector: the best k dimensions
     nmf                as many factors as the site is wide, 128 at most, codes not negative; for neurons
                        after a ReLU
-    classical          sparse coding, an atom a dimension, k of them by orthogonal matching pursuit
+    classical          sparse coding, k atoms by orthogonal matching pursuit, of either sign; as many atoms as
+                       the dictionary has latents, 1,024 at most or as many as the site is wide
     lasso              the same atoms, codes under an L1 penalty
 
 k is the l0 of the dictionary they stand beside; the penalty of `nmf` and `lasso` is the one, of those tried
 on vectors from all over the sample, under which the number of latents that fire is nearest to k (none,
-where no more than k do without it). Other vectors may have a few percent more or fewer on. The neuron basis
-is measured without being asked for (`evaluate.py`).
+where no more than k do without it). Other vectors may have a few percent more or fewer on, unless the
+penalty is sought on them (`Fitted.penalised`). The neuron basis is measured without being asked for
+(`evaluate.py`).
 """
 
 import dataclasses
@@ -43,14 +45,20 @@ BASELINES = (
     "classical",
     "lasso",
 )
+PENALISED = ("nmf", "lasso")
+"""Those whose l0 is a matter of a penalty, and no whole number."""
 ROWS_AT_ONCE = 2048
 """Rows that are encoded at once in fitting."""
-CODED_ROWS, CLASSICAL_ROUNDS = 8192, 8
-"""What classical dictionary learning and NMF see: a minute's work at a site 512 wide, on one core."""
-MOST_FACTORS = 128
-"""Of NMF: each of its rounds costs their square for every row."""
-PENALTY_ROWS, PENALTY_ROUNDS = 2048, 8
-"""Rows on which a penalty is sought, from all over the sample, and halvings of its logarithm."""
+MOST_ATOMS = 1024
+"""Atoms learned where the site is no wider: a minute's work at a site 512 wide, on one core."""
+CLASSICAL_VISITS, CLASSICAL_ROUNDS = 32_768, 8
+"""Vectors read to learn them from, and how often each at most, where there are fewer."""
+MOST_FACTORS, FACTOR_ROWS = 128, 8192
+"""Of NMF, and the rows that it sees: each of its rounds costs the square of its factors for every row."""
+PENALTY_ROWS, PENALTY_ROUNDS = 2048, 10
+"""Rows on which a penalty is sought, from all over the sample, and halvings of its logarithm at most."""
+NEAR = 0.005
+"""Of the l0 that a penalty is sought for: how near to it the search ends."""
 LOWEST_PENALTY = 1e-3
 """Of the penalties that are tried, as a share of that which nothing survives."""
 FEWEST_A_DIMENSION = 4
@@ -116,19 +124,20 @@ class Fitted:
         *,
         n_latents: int,
         seed: int = 0,
-        n_coded: int = CODED_ROWS,
+        most_atoms: int = MOST_ATOMS,
     ) -> None:
-        """Take activations of the training split; `n_latents` is how many random directions there are.
+        """Take activations of the training split, and how many latents the dictionary beside them has.
 
-        Atoms and factors are learned from `n_coded` of them, spread over all. `ConfigError` where they are
-        too few for their width.
+        There are as many random directions, and as many atoms: up to `most_atoms`, or as many as the site
+        is wide where that is more. `ConfigError` where the activations are too few for their width.
         """
         if len(x) < FEWEST_A_DIMENSION * x.shape[1]:
             raise ConfigError(
                 f"{len(x):,} activations are too few to fit baselines {x.shape[1]} wide. Go up to "
                 f"{FEWEST_A_DIMENSION * x.shape[1]:,} or more."
             )
-        self.x, self.n_latents, self.seed, self.n_coded = x, n_latents, seed, n_coded
+        self.x, self.n_latents, self.seed = x, n_latents, seed
+        self.n_atoms = min(count_atoms(n_latents, x.shape[1], most_atoms), len(x))
 
     def at(self, name: str, k: int) -> AnyDictionary:
         """Return the baseline `name` of which `k` latents fire; `ConfigError` where there is none."""
@@ -142,16 +151,31 @@ class Fitted:
         if name in ("pca-one", "ica-one"):
             return _one_sign(self._pca if name == "pca-one" else self._ica, self.x, k)
         if name == "classical":
-            return _coding(self._atoms, "omp", k=min(k, self.x.shape[1]))
-        return _penalised(self._factors if name == "nmf" else self._atoms, self.x, k)
+            return _coding(self._atoms, "omp", k=min(k, self.x.shape[1], self.n_atoms))
+        return self.penalised(name, float(k), self.x)
+
+    def penalised(self, name: str, l0: float, x: Float[Tensor, "some d_in"]) -> Coded:
+        """Return `nmf` or `lasso` with the penalty under which `l0` latents fire for a vector of `x`."""
+        if name not in PENALISED:
+            raise unknown_name("baseline with a penalty", name, PENALISED)
+        return _penalised(self._factors if name == "nmf" else self._atoms, x, l0)
 
     @property
     def learned_from(self) -> dict[str, str]:
-        """What has been learned here for those that see or have less than the sample and `n_latents`."""
-        n, width = min(self.n_coded, len(self.x)), self.x.shape[1]
-        atoms = f"{width:,} atoms, learned from {n:,} vectors in {CLASSICAL_ROUNDS} rounds"
-        factors = f"{min(width, MOST_FACTORS):,} factors, learned from {n:,} vectors"
-        return {"classical": atoms, "lasso": atoms, "nmf": factors}
+        """What has been learned for each of those that are not read off by a product, and from what."""
+        n, width = len(self.x), self.x.shape[1]
+        same = "as many as the dictionary has latents"
+        fewer = f"the dictionary has {self.n_latents:,} latents; more would cost too much"
+        factors = min(width, MOST_FACTORS)
+        atoms = (
+            f"{self.n_atoms:,} atoms ({same if self.n_atoms == self.n_latents else fewer}), learned from "
+            f"{n:,} vectors, each read {_rounds(n)} times"
+        )
+        return {
+            "classical": f"{atoms}; of either sign",
+            "lasso": f"the same {self.n_atoms:,} atoms",
+            "nmf": f"{factors:,} factors ({fewer}), from {min(n, FACTOR_ROWS):,} vectors",
+        }
 
     @cached_property
     def _pca(self) -> Linear:
@@ -174,17 +198,27 @@ class Fitted:
     @cached_property
     def _factors(self) -> Coded:
         n = min(self.x.shape[1], MOST_FACTORS)
-        return nmf(spread(self.x, self.n_coded), n, seed=self.seed)
+        return nmf(spread(self.x, FACTOR_ROWS), n, seed=self.seed)
 
     @cached_property
     def _atoms(self) -> Coded:
-        few, width = spread(self.x, self.n_coded), self.x.shape[1]
-        return classical(few, width, k=1, n_rounds=CLASSICAL_ROUNDS, seed=self.seed)
+        n_rounds = _rounds(len(self.x))
+        return classical(self.x, self.n_atoms, k=1, n_rounds=n_rounds, seed=self.seed)
 
 
 def spread(x: Float[Tensor, "sample d_in"], n: int) -> Float[Tensor, "some d_in"]:
     """Return `n` rows at equal distances, or all: the first ones would be of a few contexts."""
     return x if n >= len(x) else x[torch.arange(n) * len(x) // n]
+
+
+def count_atoms(n_latents: int, width: int, most: int = MOST_ATOMS) -> int:
+    """Return how many atoms are learned beside a dictionary of `n_latents` at a site so wide."""
+    return min(n_latents, max(width, most))
+
+
+def _rounds(n: int) -> int:
+    """Return how often each of `n` vectors is read to learn atoms from."""
+    return min(CLASSICAL_ROUNDS, max(1, CLASSICAL_VISITS // n))
 
 
 def _keeping(axes: Linear, k: int) -> Linear:
@@ -243,23 +277,27 @@ def _coding(
 
 
 @torch.no_grad()
-def _penalised(atoms: Coded, x: Float[Tensor, "sample d_in"], k: int) -> Coded:
-    """Return codes under the penalty, of those tried, that leaves nearest to `k` latents of a vector."""
+def _penalised(atoms: Coded, x: Float[Tensor, "some d_in"], l0: float) -> Coded:
+    """Return codes under the penalty, of those tried, that leaves nearest to `l0` latents of a vector.
+
+    Without a penalty codes are dear to solve, so that is tried last, where every penalty leaves fewer.
+    """
     rows = spread(x, PENALTY_ROWS)
     largest = float(((rows - atoms.b_dec) @ atoms.W_dec.t()).max().clamp_min(1e-30))
-    nearest = _coding(atoms, "lasso")
-    reached = _l0(nearest, rows)
-    if reached <= k:
-        return nearest
     low, high = LOWEST_PENALTY, 1.0
+    tried: list[tuple[float, Coded]] = []
     for _ in range(PENALTY_ROUNDS):
         middle = (low * high) ** 0.5
         made = _coding(atoms, "lasso", alpha=middle * largest)
-        l0 = _l0(made, rows)
-        if abs(l0 - k) < abs(reached - k):
-            nearest, reached = made, l0
-        low, high = (middle, high) if l0 > k else (low, middle)
-    return nearest
+        reached = _l0(made, rows)
+        tried.append((reached - l0, made))
+        if abs(reached - l0) <= NEAR * l0:
+            break
+        low, high = (middle, high) if reached > l0 else (low, middle)
+    if all(off < -NEAR * l0 for off, _ in tried):
+        free = _coding(atoms, "lasso")
+        tried.append((_l0(free, rows) - l0, free))
+    return min(tried, key=lambda each: abs(each[0]))[1]
 
 
 def _l0(dictionary: Coded, x: Float[Tensor, "sample d_in"]) -> float:

@@ -27,7 +27,7 @@ from monosem.core.errors import ConfigError, ShapeMismatchError
 from monosem.dictionaries.baselines import Neurons
 from monosem.dictionaries.coded import Coded
 from monosem.metrics import density
-from monosem.metrics.baselines import check_baselines, fit_baselines
+from monosem.metrics.baselines import check_baselines, count_atoms, fit_baselines
 from monosem.metrics.firing import Firing, count_firing
 from monosem.metrics.first_use import check_first_use
 from monosem.metrics.heldout import HeldOut, held_out
@@ -49,8 +49,8 @@ from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
 from monosem.text.tokens import TokenStore
 
-MOST_LASSO = 2**35
-"""Tokens times the square of the width, up to which LASSO is a baseline: each of its steps costs that."""
+MOST_LASSO = 2**36
+"""Tokens times the square of the atoms, up to which LASSO is a baseline: each of its steps costs that."""
 MOST_SOLVED = 32_768
 """Tokens on which firings of sparse codes are counted at most: each is a problem to solve."""
 NEURONS, ALL_NEURONS = "neurons", "neurons_all"
@@ -173,11 +173,13 @@ def _check_beside(
             "Baselines reconstruct the one site they read; this dictionary makes others. Leave "
             "`baselines` out."
         )
-    if "lasso" in config.baselines and config.n_loss_tokens * place.width**2 > MOST_LASSO:
+    n_atoms = count_atoms(next(iter(given.values())).n_latents, place.width)
+    most = MOST_LASSO // n_atoms**2
+    if "lasso" in config.baselines and config.n_loss_tokens > most:
+        instead = f"Lower `n_loss_tokens` to {most:,} or fewer, or leave" if most else "Leave"
         raise ConfigError(
-            f"The codes of `lasso` for {config.n_loss_tokens:,} tokens at a site {place.width:,} wide would "
-            f"take hours or days. Lower `n_loss_tokens` to {MOST_LASSO // place.width**2:,} or fewer, or "
-            "leave `lasso` out of `baselines`."
+            f"The codes of `lasso` for {config.n_loss_tokens:,} tokens over {n_atoms:,} atoms would take "
+            f"hours or days. {instead} `lasso` out of `baselines`."
         )
     basis = (NEURONS, ALL_NEURONS) if neurons else ()
     for name in (*basis, *config.baselines):

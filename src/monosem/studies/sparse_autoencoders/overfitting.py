@@ -90,7 +90,7 @@ def fits(
     found: list[Fit] = []
     for n in sizes:
         part = x[:n]
-        fitted = Fitted(part, n_latents=width, seed=seed, n_coded=n)
+        fitted = Fitted(part, n_latents=width, seed=seed)
         for name in names:
             d = fitted.at(name, k)
             found.append(Fit(name, n, _left(d, part, x), _left(d, other, x)))
