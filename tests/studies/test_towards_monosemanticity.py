@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from scipy.sparse import csr_array
 
 from monosem import cli
-from monosem.core.errors import ConfigError
+from monosem.core.errors import ArtifactCorruptError, ConfigError
 from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.relu import ReLU, ReLUConfig
 from monosem.metrics.measure import Measure, not_applicable
@@ -20,18 +21,24 @@ from monosem.metrics.specificity import Ahead, BestUnit, Specificity, curves
 from monosem.metrics.universality import Similarity, similarity
 from monosem.models.effects import logit_effects
 from monosem.models.language_model import LanguageModel, load_model
+from monosem.models.randomised import randomised
+from monosem.studies import running
 from monosem.studies.by_token import activation_by_token
 from monosem.studies.towards_monosemanticity.automata import TOP, after, raised
 from monosem.studies.towards_monosemanticity.control import of_one_token
 from monosem.studies.towards_monosemanticity.proxies import Found, judged
-from monosem.studies.towards_monosemanticity.setting import SCALES, Setting
+from monosem.studies.towards_monosemanticity.setting import SCALES, Setting, sizes
 from monosem.studies.towards_monosemanticity.study import (
     FIGURES,
+    OF_WIDTHS,
     figure_key,
+    lacks,
     towards_monosemanticity,
 )
 from monosem.studies.towards_monosemanticity.universality import LEAST, children, edge, often
 from monosem.text.tokens import TokenStore
+from monosem.training.run import TrainingRun
+from monosem.training.settings import TrainConfig
 
 SITE = "blocks.0.mlp.hook_post"
 
@@ -107,10 +114,155 @@ def test_only_figures_of_both_models_are_made_anew_when_a_second_is_named(
 ) -> None:
     alone = Setting(SCALES["tiny"], model, store, SITE, tmp_path)
     both = dataclasses.replace(alone, second=load_model("1L-a"))
+    wider = dataclasses.replace(alone, scale=sizes("tiny", (1, 4, 2)))
     other = dataclasses.replace(alone, seed=1)
     changed = {name for name in FIGURES if figure_key(name, alone) != figure_key(name, both)}
     assert changed == {"universality"}
+    changed = {name for name in FIGURES if figure_key(name, alone) != figure_key(name, wider)}
+    assert changed == set(OF_WIDTHS)
     assert all(figure_key(name, alone) != figure_key(name, other) for name in FIGURES)
+
+
+class Run(TrainingRun):
+    """A finished run of one dictionary, in no folder."""
+
+    def __init__(self, dictionary: ReLU) -> None:
+        self._loaded = {"relu": dictionary}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("relu",)
+
+    def folder(self, name: str) -> Path:
+        return Path(name)
+
+
+@pytest.fixture
+def folders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the folders that dictionaries are trained into; nothing is trained."""
+    seen: list[str] = []
+
+    def note(config: TrainConfig, model: LanguageModel, store: TokenStore, out: Path) -> Any:
+        seen.append(out.name)
+        (kind,) = config.dictionaries
+        width = model.width(SITE)
+        small = ReLU(ReLUConfig(d_in=width, d_out=width, n_latents=8, l1=0.1, seed=kind.seed))
+        return Run(small)
+
+    monkeypatch.setattr(running, "train", note)
+    return seen
+
+
+def test_dictionaries_of_the_model_are_kept_when_a_second_or_a_width_is_named(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, folders: list[str]
+) -> None:
+    alone = Setting(SCALES["tiny"], model, store, SITE, tmp_path)
+    assert set(alone.widths) == {1, 2}
+    mine = list(folders)
+    both = dataclasses.replace(alone, second=randomised(model, 0))
+    wider = dataclasses.replace(both, scale=sizes("tiny", (4, 2, 1)))
+    folders.clear()
+    assert set(both.widths) == {1, 2} and folders == mine
+    folders.clear()
+    assert list(wider.widths) == [1, 2, 4] and folders[:2] == mine and folders[2].startswith("4x-")
+    # looked for in another seed's dictionary of the same model, or in the second's
+    folders.clear()
+    assert alone.other is not both.other and len(set(folders)) == 2
+    assert not set(folders) & set(mine)
+
+
+def test_other_widths_hold_the_main_one_and_a_narrower() -> None:
+    assert sizes("small", (256, 1, 8)).ratios == (1, 8, 256)
+    assert sizes("small") is SCALES["small"]
+    for wrong, told in (((1, 2), "must hold 8"), ((8, 64), "a narrower"), ((0, 8), "from 1 on")):
+        with pytest.raises(ConfigError, match=told):
+            sizes("small", wrong)
+    with pytest.raises(ConfigError, match="each once"):
+        sizes("tiny", (1, 2, 2))
+    study = ["study", "towards-monosemanticity", "--ratios", "2", "8"]
+    assert cli.main([*study, "--scale", "tiny"]) == 2
+    assert cli.main(["study", "sparse-autoencoders-find-features", "--ratios", "1", "2"]) == 2
+
+
+def test_widths_of_the_paper_that_were_not_trained_are_said_to_be_missing(
+    model: LanguageModel, store: TokenStore, tmp_path: Path
+) -> None:
+    setting = Setting(SCALES["tiny"], model, store, SITE, tmp_path)
+    (first, *_) = lacks("tiny", setting).items()
+    assert first[0] == "dictionaries of 8 ×, 32 ×, 64 ×, 256 ×"
+    assert "`--ratios 1 2 8 32 64 256`" in first[1][1]
+    whole = dataclasses.replace(setting, scale=sizes("tiny", (1, 2, 8, 32, 64, 256)))
+    assert not any(name.startswith("dictionaries") for name in lacks("tiny", whole))
+
+
+def test_a_second_model_that_reads_too_little_is_refused_before_anything_is_trained(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, folders: list[str]
+) -> None:
+    short = randomised(model, 0)
+    short.context = store.context // 2
+    with pytest.raises(ConfigError, match=f"tokens --context {store.context // 2}`"):
+        towards_monosemanticity(
+            tmp_path / "out", model=model, store=store, second=short, scale="tiny"
+        )
+    assert folders == [] and not (tmp_path / "out").exists()
+
+
+def measured(setting: Setting, seed: int = 0) -> Setting:
+    """The same setting with dictionaries that nobody trained."""
+    fresh, width = dataclasses.replace(setting), setting.model.width(SITE)
+    kinds = {r: ReLUConfig(d_in=width, d_out=width, n_latents=r * 8, seed=seed) for r in (1, 2)}
+    fresh.__dict__["widths"] = {ratio: ReLU(kind) for ratio, kind in kinds.items()}
+    fresh.__dict__["main"] = fresh.widths[2]
+    return fresh
+
+
+def test_measures_are_kept_by_the_weights_they_are_of(
+    model: LanguageModel, store: TokenStore, tmp_path: Path
+) -> None:
+    small = dataclasses.replace(SCALES["tiny"], n_eval=256, n_density=256)
+    setting = Setting(small, model, store, SITE, tmp_path)
+    first = measured(setting).evaluated((1, 2))
+    kept = {path: path.read_text("utf-8") for path in tmp_path.glob("evaluation-*.json")}
+    assert len(kept) == 2 and first[2]["n_latents"] == 16
+    for path, text in kept.items():
+        path.write_text(text.replace('"fvu": ', '"fvu": 7'), "utf-8")
+    assert measured(setting).evaluated((1, 2))[1]["fvu"] > 7  # read, not measured
+    assert measured(setting, seed=1).evaluated((2,))[2]["fvu"] < 7  # of other weights
+    assert len(list(tmp_path.glob("evaluation-*.json"))) == 3
+    anew = dataclasses.replace(setting, fresh=True)
+    assert measured(anew).evaluated((1, 2)) == first
+    assert {path: path.read_text("utf-8") for path in kept} == kept
+
+
+@pytest.mark.parametrize(
+    "rubbish", ["{", "[1]", '{"n_latents": 4}', '{"n_latents": "four"}'], ids=str
+)
+def test_a_kept_measure_that_is_rubbish_says_what_to_do(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, rubbish: str
+) -> None:
+    setting = measured(Setting(SCALES["tiny"], model, store, SITE, tmp_path))
+    setting._evaluation(2).write_text(rubbish, "utf-8")
+    with pytest.raises(ArtifactCorruptError, match="pass `--fresh` to measure again"):
+        setting.evaluated((2,))
+
+
+def test_fresh_trains_anew_what_is_refused_and_nothing_else(
+    model: LanguageModel, store: TokenStore, tmp_path: Path
+) -> None:
+    kind = ReLUConfig(n_latents=8, l0=2.0)
+    config = TrainConfig(site=SITE, dictionaries=(kind,), n_tokens=256, batch_size=64)
+    where = config, model, store, tmp_path
+    run = running.trained(*where, name="1x")
+    weights = next(run.path.rglob("*.safetensors"))
+    before = weights.stat().st_mtime_ns
+    running.trained(*where, name="1x", fresh=True)
+    assert weights.stat().st_mtime_ns == before
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-9])
+    with pytest.raises(ArtifactCorruptError):
+        running.trained(*where, name="1x")
+    running.trained(*where, name="1x", fresh=True)
+    assert weights.read_bytes() == whole
 
 
 def test_raised_tokens_are_those_above_the_mean_of_all_latents(
@@ -199,4 +351,8 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
     index = (out / "dictionaries.html").read_text("utf-8")
     pages = re.findall(r'href="([^"]+x-[0-9a-f]{8}\.html)"', index)
     assert len(pages) == 2 and items["dictionaries of one sweep"] == 2
-    assert all("How often its features fire" in (out / page).read_text("utf-8") for page in pages)
+    for page in pages:  # each is there, and shows features
+        shown = (out / page).read_text("utf-8")
+        assert (
+            "How often its features fire" in shown and len(re.findall(r'id="feature-', shown)) > 9
+        )

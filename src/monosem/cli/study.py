@@ -46,12 +46,16 @@ class Arguments:
     """Site of MLP neurons; left out, that of the middle layer (of the first, for towards-monosemanticity)."""
     second: str = ""
     """A second model with the same tokenizer, for towards-monosemanticity: features of both are compared."""
+    ratios: tuple[int, ...] = ()
+    """Widths of the dictionaries in neurons, for towards-monosemanticity (1 2 8 32 64 256, say); left out,
+    the scale's."""
     seed: int = 0
     """Seed of dictionaries, text order and samples."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     fresh: bool = False
-    """Make every figure anew; dictionaries that are there are used again."""
+    """Make every figure anew, features and measures too; dictionaries that are there are used again, unless
+    they are refused (stopped on another machine, damaged): those are trained anew."""
     json: bool = False
     """Print the claims, or the items, as JSON."""
 
@@ -68,7 +72,8 @@ def main(arguments: list[str]) -> int:
 
 def _claims(given: Arguments) -> int:
     """Print the claims of `attention-only`, and return 0 if all hold."""
-    others = (given.out, given.tokens, given.figures, given.residual, given.mlp, given.second)
+    sites = (given.residual, given.mlp)
+    others = (given.out, given.tokens, given.figures, given.second, given.ratios, *sites)
     if any(others) or given.seed or given.fresh or given.device != "auto":
         raise ConfigError(
             "`attention-only` prints its claims, and has `--scale`, `--model` and `--json` alone. Leave the "
@@ -93,7 +98,8 @@ def _arms(given: Arguments) -> int:
     """Train and compare the arms of `solu`, and print what was found."""
     if given.tokens is None:
         raise ConfigError("`solu` trains models: name a token store for them, `--tokens STORE`.")
-    if given.figures or given.second or given.residual or given.mlp or given.fresh:
+    named = (given.figures, given.second, given.residual, given.mlp, given.ratios)
+    if any(named) or given.fresh:
         raise ConfigError(
             "`solu` has `--tokens`, `--scale`, `--out` and `--device`; choose another `--out` to begin anew. "
             "Leave the other options out."
@@ -115,6 +121,10 @@ def _figures(given: Arguments) -> int:
         raise ConfigError(
             f"`--second` is for `{TOWARDS}`; `{given.study}` has one model. Leave it out."
         )
+    if given.ratios and given.study != TOWARDS:
+        raise ConfigError(
+            f"`--ratios` are widths of `{TOWARDS}`; those of `{given.study}` go with its scale. Leave it out."
+        )
     if given.residual and given.study == TOWARDS:
         raise ConfigError(f"`{TOWARDS}` looks at MLP neurons: name their site with `--mlp`.")
     # Imported here for start-up time.
@@ -124,9 +134,12 @@ def _figures(given: Arguments) -> int:
     out = given.out or Path("runs") / given.study
     if given.study == FEATURES:
         from monosem.studies.sparse_autoencoders.study import check
+
+        check(given.scale, given.figures, out)
     else:
         from monosem.studies.towards_monosemanticity.study import check
-    check(given.scale, given.figures, out)
+
+        check(given.scale, given.figures, out, given.ratios)
     shared: dict[str, Any] = {
         "model": LanguageModel.load(given.model, device=given.device),
         "store": None if given.tokens is None else TokenStore.open(given.tokens),
@@ -143,7 +156,7 @@ def _figures(given: Arguments) -> int:
         from monosem.studies.towards_monosemanticity.study import towards_monosemanticity
 
         second = LanguageModel.load(given.second, device=given.device) if given.second else None
-        shared["write_page"] = _write_page
+        shared |= {"ratios": given.ratios, "write_page": _write_page}
         found = towards_monosemanticity(out, site=given.mlp, second=second, **shared)
     return _show(found, out, given.json)
 

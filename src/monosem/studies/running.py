@@ -6,7 +6,13 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from monosem.core.config import content_hash, to_json
-from monosem.core.errors import ConfigError, unknown_name
+from monosem.core.errors import (
+    ArtifactCorruptError,
+    ArtifactKindError,
+    ConfigError,
+    ResumeError,
+    unknown_name,
+)
 from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 from monosem.training.run import TrainingRun
@@ -14,6 +20,8 @@ from monosem.training.trainer import TrainConfig, train
 
 CONTEXT = 128
 """Tokens a context of a study's own text, where the model reads as many."""
+REFUSED = (ResumeError, ArtifactKindError, ArtifactCorruptError)
+"""What is raised of a run that lies there already and can neither be used nor be gone on with."""
 
 
 def check(
@@ -52,18 +60,37 @@ def own_text(
         corpora=corpora,
         weights=weights,
         max_tokens=max_tokens,
-        context=min(CONTEXT, model.context or CONTEXT),
+        context=context_of(model),
     )
     folder = out / f"tokens-{max_tokens or 'all'}"
     return build_token_store(config, folder, tokenizer=model.tokenizer, fresh=fresh)
 
 
+def context_of(model: LanguageModel) -> int:
+    """Return how many tokens a context of a study's own text has."""
+    return min(CONTEXT, model.context)
+
+
 def trained(
-    config: TrainConfig, model: LanguageModel, store: TokenStore, out: Path, *, name: str
+    config: TrainConfig,
+    model: LanguageModel,
+    store: TokenStore,
+    out: Path,
+    *,
+    name: str,
+    fresh: bool = False,
 ) -> TrainingRun:
     """Return the run of `config`, used again where `out` has it.
 
     Its folder is named by a hash of all that it hangs on: another seed, model or text is another folder.
+    `fresh` trains anew where what lies there is refused: stopped on other threads or another device, or
+    damaged. A good run is used even so: the same settings make the same dictionary, in hours.
     """
     key = content_hash([to_json(config), model.hash, store.hash])
-    return train(config, model, store, out / f"{name}-{key[:8]}")
+    folder = out / f"{name}-{key[:8]}"
+    try:
+        return train(config, model, store, folder)
+    except REFUSED:
+        if not fresh:
+            raise
+    return train(config, model, store, folder, fresh=True)

@@ -27,7 +27,8 @@ def control(setting: Setting) -> Figure:
             setting.of_shuffled, shuffled, n_tokens=setting.scale.n_eval, seed=setting.seed
         ),
     }
-    rows = {"model": setting.evaluated[setting.scale.main], **_of_shuffled(setting)}
+    main = setting.scale.main
+    rows = {"model": setting.evaluated([main])[main], **_of_shuffled(setting)}
     items: list[Item] = []
     how = "models/randomised.py, metrics/evaluate.py, control.py; monosem study towards-monosemanticity"
     for name in samples:

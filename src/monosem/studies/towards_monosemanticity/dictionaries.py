@@ -6,9 +6,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from monosem.core.config import Json, content_hash
+from monosem.core.config import Json, content_hash, to_json
 from monosem.features.build import FeaturesConfig, build_features
 from monosem.features.database import FeatureDatabase
+from monosem.metrics.record import weights_hash
 from monosem.rendering import table
 from monosem.rendering.page import page
 from monosem.rendering.template import number
@@ -16,6 +17,9 @@ from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.setting import Setting
 
 INDEX = "dictionaries.html"
+LATENTS_AT_ONCE, MOST_TOKENS, FEWEST_TOKENS = 2**28, 8192, 256
+"""Values of latents, before the zeros among them are left out, that are in memory at once: a gigabyte; and
+tokens between which a batch then is."""
 COLUMNS = {
     "l0": ("l0", "latents that fire on a token, on average"),
     "fvu": (
@@ -81,20 +85,23 @@ class Described:
 
 def _described(setting: Setting, ratio: int) -> Described:
     """Return the feature database of one dictionary and its page, both made unless they are there."""
-    key = content_hash([setting.key, ratio])[:8]
-    folder = setting.out / f"{ratio}x-features-{key}"
+    dictionary = setting.widths[ratio]
     config = FeaturesConfig(
         n_tokens=setting.scale.n_described,
         n_top=8,
         n_per_interval=2,
         n_random=5,
+        batch_tokens=max(FEWEST_TOKENS, min(MOST_TOKENS, LATENTS_AT_ONCE // dictionary.n_latents)),
         seed=setting.seed,
     )
+    # Named by the weights: a dictionary that was trained anew has features of its own.
+    whose = [weights_hash(dictionary), setting.model.hash, setting.store.hash, setting.site]
+    key = content_hash([*whose, to_json(config)])[:8]
     database = build_features(
-        setting.widths[ratio],
+        dictionary,
         setting.model,
         setting.store,
-        folder,
+        setting.out / f"{ratio}x-features-{key}",
         config,
         site=setting.site,
         fresh=setting.fresh,
@@ -103,18 +110,20 @@ def _described(setting: Setting, ratio: int) -> Described:
         return Described(database, None)
     place = setting.out / f"{ratio}x-{key}.html"
     title = f"{ratio} × as many latents as neurons, of {setting.model.name}"
-    setting.write_page(database, setting.evaluated[ratio], place, title)
+    measures = setting.evaluated(setting.widths)[ratio]
+    setting.write_page(database, measures, place, title)
     return Described(database, place)
 
 
 def _index(setting: Setting, places: Mapping[int, Described]) -> Markup:
     headers = ["dictionary", "latents", "trained on", *(name for name, _ in COLUMNS.values())]
+    rows_of = setting.evaluated(setting.widths)
     rows = [
         [
             _link(f"{ratio} ×", place.page),
             f"{setting.widths[ratio].n_latents:,}",
             f"{setting.n_tokens(ratio):,}",
-            *_measures(setting.evaluated[ratio]),
+            *_measures(rows_of[ratio]),
         ]
         for ratio, place in places.items()
     ]

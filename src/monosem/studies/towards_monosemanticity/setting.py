@@ -1,7 +1,7 @@
 """What the study is run on: scale, model, text, and the dictionaries that all figures share."""
 
-import json
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +11,25 @@ from scipy.sparse import csr_array
 
 from monosem.core.artifact import write_json
 from monosem.core.config import Json, content_hash, to_json
+from monosem.core.errors import ConfigError
 from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.relu import ReLUConfig
 from monosem.features.database import FeatureDatabase
 from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
 from monosem.metrics.firing import Firing, count_firing
+from monosem.metrics.record import weights_hash
 from monosem.metrics.sample import Sample, draw, vertical
 from monosem.metrics.stream import Place
 from monosem.models.language_model import LanguageModel
 from monosem.models.randomised import randomised
 from monosem.studies.running import trained
+from monosem.studies.towards_monosemanticity import evaluation
 from monosem.studies.towards_monosemanticity.kinds import Nearest, nearest
 from monosem.text.tokens import TokenStore
 from monosem.training.trainer import TrainConfig
+
+VERSION = 4
+"""Of the figures' contents: what was kept from another version is made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +107,25 @@ OTHER_SEED = 1
 """Of the second dictionary, by which one seed's latents are found in another's."""
 
 
+def sizes(scale: str, ratios: Sequence[int] = ()) -> Scale:
+    """Return the sizes of a scale, with other widths where `ratios` names some."""
+    found = SCALES[scale]
+    if not ratios:
+        return found
+    given = " ".join(str(r) for r in ratios)
+    if min(ratios) < 1 or len(set(ratios)) < len(ratios):
+        raise ConfigError(
+            f"`--ratios {given}` must be whole numbers from 1 on, each once: widths of dictionaries, in "
+            f"neurons. Those of scale `{scale}` are {' '.join(str(r) for r in found.ratios)}."
+        )
+    if found.main not in ratios or min(ratios) == found.main:
+        raise ConfigError(
+            f"`--ratios {given}` must hold {found.main}, the width that is looked at closely at scale "
+            f"`{scale}`, and a narrower one, which stands beside it on the map. Add what is lacking."
+        )
+    return dataclasses.replace(found, ratios=tuple(sorted(ratios)))
+
+
 WritePage = Callable[[FeatureDatabase, Json, Path, str], object]
 """Writes the page of a dictionary: from its features and measures, to a file, under a title."""
 
@@ -118,13 +143,19 @@ class Setting:
     second: LanguageModel | None = None
     write_page: WritePage | None = None
     fresh: bool = False
-    """Measure and describe anew what is kept; dictionaries are used again."""
+    """Measure and describe anew what is kept, and train anew what is refused; good dictionaries are used."""
 
     @property
     def key(self) -> str:
-        """A hash of what all figures hang on: of two models, the first."""
-        parts = [to_json(self.scale), self.model.hash, self.store.hash, self.site, self.seed]
+        """A hash of what all figures hang on: of two models, the first; of widths, the main one."""
+        rest = {name: size for name, size in to_json(self.scale).items() if name != "ratios"}
+        parts = [rest, self.model.hash, self.store.hash, self.site, self.seed]
         return content_hash(parts)
+
+    @property
+    def key_of_widths(self) -> str:
+        """The same for figures that look at all widths."""
+        return content_hash([self.key, list(self.scale.ratios)])
 
     @property
     def key_of_both(self) -> str:
@@ -175,32 +206,40 @@ class Setting:
         """The same dictionary, trained on the shuffled model."""
         return self._trained(self.shuffled, self.scale.main)
 
-    @cached_property
-    def firings(self) -> dict[int, Firing]:
-        """On how many tokens each latent fires, by the dictionary's width."""
-        found = count_firing(
-            {str(ratio): dictionary for ratio, dictionary in self.widths.items()},
-            self.place,
-            n_tokens=self.scale.n_density,
-            seed=self.seed,
-            batch=self.measuring.batch_tokens,
-            policy="fp32",
-        )
-        return {ratio: found[str(ratio)] for ratio in self.scale.ratios}
+    def of_width(self, ratio: int) -> Dictionary[Any]:
+        """Return one of the dictionaries; the main one does not bring the others with it."""
+        return self.main if ratio == self.scale.main else self.widths[ratio]
 
-    @cached_property
-    def evaluated(self) -> dict[int, Json]:
-        """What each dictionary explains and costs, by its width; kept in `out` for all figures."""
-        kept = self.out / f"evaluation-{self.key[:8]}.json"
-        if kept.is_file() and not self.fresh:
-            rows: Json = json.loads(kept.read_text(encoding="utf-8"))
-        else:
-            names = {str(ratio): dictionary for ratio, dictionary in self.widths.items()}
+    def fired(self, ratios: Collection[int]) -> dict[int, Firing]:
+        """Return on how many tokens each latent fires, by the dictionary's width; counted once."""
+        names = {str(r): self.of_width(r) for r in ratios if r not in self._fired}
+        if names:
+            found = count_firing(
+                names,
+                self.place,
+                n_tokens=self.scale.n_density,
+                seed=self.seed,
+                batch=self.measuring.batch_tokens,
+                policy="fp32",
+            )
+            self._fired.update({int(name): counts for name, counts in found.items()})
+        return {ratio: self._fired[ratio] for ratio in ratios}
+
+    def evaluated(self, ratios: Collection[int]) -> dict[int, Json]:
+        """Return what dictionaries explain and cost, by width; kept in `out` for all figures."""
+        places = {r: self._evaluation(r) for r in ratios if r not in self._rows}
+        for ratio, place in places.items():
+            if place.is_file() and not self.fresh:
+                self._rows[ratio] = evaluation.read(place)
+        names = {str(r): self.of_width(r) for r in places if r not in self._rows}
+        if names:
+            firing = {str(r): counts for r, counts in self.fired([int(n) for n in names]).items()}
             where = self.model, self.store, self.measuring
-            firing = {str(ratio): counts for ratio, counts in self.firings.items()}
             rows = evaluate_many(names, *where, site=self.site, neurons=False, firing=firing)
-            write_json(kept, rows)
-        return {ratio: rows[str(ratio)] for ratio in self.scale.ratios}
+            for name, row in rows.items():
+                write_json(places[int(name)], row)
+                self._rows[int(name)] = row
+        return {ratio: self._rows[ratio] for ratio in ratios}
 
     @cached_property
     def basis(self) -> Sample:
@@ -223,6 +262,19 @@ class Setting:
         """Activations that a dictionary of this width is trained on."""
         return self.scale.n_widest if ratio > self.scale.main else self.scale.n_tokens
 
+    @cached_property
+    def _fired(self) -> dict[int, Firing]:
+        return {}
+
+    @cached_property
+    def _rows(self) -> dict[int, Json]:
+        return {}
+
+    def _evaluation(self, ratio: int) -> Path:
+        weights = weights_hash(self.of_width(ratio))
+        whose = [self.model.hash, self.store.hash, self.site, weights]
+        return evaluation.place_of(self.out, ratio, [VERSION, *whose, to_json(self.measuring)])
+
     def _trained(
         self, model: LanguageModel, ratio: int, seed: int | None = None
     ) -> Dictionary[Any]:
@@ -238,5 +290,6 @@ class Setting:
             batch_size=self.scale.batch,
             seed=self.seed,
         )
-        run = trained(config, model, self.store, self.out, name=f"{ratio}x")
+        where = model, self.store, self.out
+        run = trained(config, *where, name=f"{ratio}x", fresh=self.fresh)
         return run[run.names[0]]

@@ -17,7 +17,13 @@ from monosem.studies.towards_monosemanticity.effects import effects
 from monosem.studies.towards_monosemanticity.joint_map import joint_map
 from monosem.studies.towards_monosemanticity.neurons import neurons
 from monosem.studies.towards_monosemanticity.proxies import proxies
-from monosem.studies.towards_monosemanticity.setting import SCALES, Setting, WritePage
+from monosem.studies.towards_monosemanticity.setting import (
+    SCALES,
+    VERSION,
+    Setting,
+    WritePage,
+    sizes,
+)
 from monosem.studies.towards_monosemanticity.universality import splitting, universality
 from monosem.studies.towards_monosemanticity.widths import densities, widths
 from monosem.text.tokens import TokenStore
@@ -48,10 +54,8 @@ LACKS = {
     ),
     "the human rubric": ("medians 12 of 14 for features, 0 for neurons", "it needs people"),
 }
-OF_BOTH = ("universality",)
-"""Figures that hang on the second model: the others are kept when one is named later."""
-VERSION = 3
-"""Of the figures' contents: one that was kept from another version is made again."""
+OF_WIDTHS = ("widths", "dictionaries", "densities", "splitting", "joint-map", "missing")
+"""Those that hang on all widths: the others are kept where widths are added."""
 
 
 def towards_monosemanticity(
@@ -61,6 +65,7 @@ def towards_monosemanticity(
     second: LanguageModel | None = None,
     store: TokenStore | None = None,
     scale: str = "small",
+    ratios: Sequence[int] = (),
     site: str = "",
     figures: Sequence[str] = (),
     seed: int = 0,
@@ -70,40 +75,55 @@ def towards_monosemanticity(
     """Write the figures and the report into `out`; without `store` the model reads `python` and `generated`.
 
     `second` is a model of the same shape and tokenizer, from another seed. What is there already, of the same
-    scale, models and text, is used again: dictionaries as well as figures. `write_page` writes the page of
-    a dictionary from its feature database; without it the databases are made, and no pages of them.
+    scale, models and text, is used again: dictionaries as well as figures. `ratios` are widths in place of
+    the scale's. `write_page` writes the page of a dictionary from its feature database; without it the
+    databases are made, and no pages of them.
     """
-    check(scale, figures, out)
+    check(scale, figures, out, ratios)
     chosen = str(model.check_site(site or "blocks.0.mlp.hook_post"))
     if second is not None:
         _check_second(model, second, chosen)
-    sizes = SCALES[scale]
+        _check_context(second, running.context_of(model) if store is None else store.context)
+    wanted = sizes(scale, ratios)
     if store is None:
         corpora, weights = ("python", "generated"), (0.8, 0.2)
-        n = sizes.max_tokens
+        n = wanted.max_tokens
         store = own_text(model, out, max_tokens=n, corpora=corpora, weights=weights, fresh=fresh)
-    setting = Setting(sizes, model, store, chosen, out, seed, second, write_page, fresh)
+    setting = Setting(wanted, model, store, chosen, out, seed, second, write_page, fresh)
     stages = {
         name: Stage(make=partial(make, setting), key=figure_key(name, setting))
         for name, make in MAKERS.items()
     }
     stages["missing"] = Stage(
-        make=partial(report.missing, LACKS), key=figure_key("missing", setting)
+        make=partial(report.missing, lacks(scale, setting)), key=figure_key("missing", setting)
     )
     return report.make(stages, figures, out, title=TITLE, lead=LEAD, fresh=fresh)
 
 
 def figure_key(name: str, setting: Setting) -> str:
-    """Return the hash of what a figure hangs on: the second model only where it looks at it."""
-    parts = [VERSION, name, setting.key_of_both if name in OF_BOTH else setting.key]
+    """Return the hash of what a figure hangs on: second model and widths only where it looks at them."""
+    own = {"universality": setting.key_of_both} | dict.fromkeys(OF_WIDTHS, setting.key_of_widths)
+    parts: list[object] = [VERSION, name, own.get(name, setting.key)]
     if name == "dictionaries":  # an index without pages is another
         parts.append(setting.write_page is not None)
     return content_hash(parts)
 
 
-def check(scale: str, figures: Sequence[str], out: Path) -> None:
-    """Raise for names that do not exist, and for a file where the folder is to be."""
+def lacks(scale: str, setting: Setting) -> dict[str, tuple[str, str]]:
+    """Return what the paper shows and is not here, widths among it: what the paper has, and why."""
+    widest = [r for r in SCALES["paper"].ratios if r not in setting.scale.ratios]
+    if not widest:
+        return LACKS
+    names, ratios = ", ".join(f"{r} ×" for r in widest), {*setting.scale.ratios, *widest}
+    every = " ".join(str(r) for r in sorted(ratios))
+    why = f"scale `{scale}` leaves them out; `--ratios {every}` trains them too"
+    return {f"dictionaries of {names}": ("1 × to 256 ×, 131,072 latents", why), **LACKS}
+
+
+def check(scale: str, figures: Sequence[str], out: Path, ratios: Sequence[int] = ()) -> None:
+    """Raise for names and widths that do not exist, and for a file where the folder is to be."""
     running.check(out, scale=scale, scales=SCALES, figures=figures, known=FIGURES)
+    sizes(scale, ratios)
 
 
 def _check_second(model: LanguageModel, second: LanguageModel, site: str) -> None:
@@ -119,4 +139,14 @@ def _check_second(model: LanguageModel, second: LanguageModel, site: str) -> Non
         raise ConfigError(
             f"`{second.name}` has another vocabulary than `{model.name}`: they do not read the same ids. "
             "Name a second model with the same tokenizer."
+        )
+
+
+def _check_context(second: LanguageModel, context: int) -> None:
+    """Raise unless `second` reads contexts as long as those of the text: before anything is trained."""
+    if second.context < context:
+        raise ConfigError(
+            f"`{second.name}` reads {second.context} tokens at most; contexts of the text have {context}. "
+            "Name a second model that reads as many, or text of shorter contexts: make it with "
+            f"`monosem tokens --context {second.context}`, and name its folder, `--tokens FOLDER`."
         )

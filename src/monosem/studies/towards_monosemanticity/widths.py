@@ -17,7 +17,7 @@ PAPER: dict[int, Value] = {8: "0.79 (A/1, 8 ×)", 256: "0.945 (A/5, 256 ×)"}
 
 def widths(setting: Setting) -> Figure:
     """Return FVU, loss recovered, l0 and dead latents of every width."""
-    rows = {f"{ratio} ×": row for ratio, row in setting.evaluated.items()}
+    rows = {f"{ratio} ×": row for ratio, row in setting.evaluated(setting.widths).items()}
     items: list[Item] = []
     for ratio, (name, row) in zip(setting.widths, rows.items(), strict=True):
         words = f"{name} ({row['n_latents']:,} latents)"
@@ -117,7 +117,7 @@ def _density_items(
 
 def densities(setting: Setting) -> Figure:
     """Return histograms of how often latents fire, and whether there are two modes."""
-    counted = {f"{ratio} ×": firing for ratio, firing in setting.firings.items()}
+    counted = {f"{ratio} ×": firing for ratio, firing in setting.fired(setting.widths).items()}
     items: list[Item] = []
     drawings: list[str] = []
     for name, firing in counted.items():
