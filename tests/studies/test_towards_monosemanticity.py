@@ -24,10 +24,18 @@ from monosem.models.language_model import LanguageModel, load_model
 from monosem.models.randomised import randomised
 from monosem.studies import running
 from monosem.studies.by_token import activation_by_token
+from monosem.studies.towards_monosemanticity import universality as places_of_latents
 from monosem.studies.towards_monosemanticity.automata import TOP, after, raised
 from monosem.studies.towards_monosemanticity.control import of_one_token
 from monosem.studies.towards_monosemanticity.proxies import Found, judged
 from monosem.studies.towards_monosemanticity.setting import SCALES, Setting, sizes
+from monosem.studies.towards_monosemanticity.splitting import (
+    LEAST,
+    Often,
+    children,
+    edge,
+    splitting,
+)
 from monosem.studies.towards_monosemanticity.study import (
     FIGURES,
     OF_WIDTHS,
@@ -35,7 +43,7 @@ from monosem.studies.towards_monosemanticity.study import (
     lacks,
     towards_monosemanticity,
 )
-from monosem.studies.towards_monosemanticity.universality import LEAST, children, edge, often
+from monosem.studies.towards_monosemanticity.universality import FEATURES, NEURONS, _found, encoded
 from monosem.text.tokens import TokenStore
 from monosem.training.run import TrainingRun
 from monosem.training.settings import TrainConfig
@@ -278,15 +286,64 @@ def test_raised_tokens_are_those_above_the_mean_of_all_latents(
     assert np.sort(raised(setting), 1).tolist() == wanted.tolist()
 
 
-def test_a_latent_that_fires_on_few_tokens_is_like_nobody() -> None:
-    """Latent 1 of A fires once, where latent 0 of B does: masked cosine 1, of one token."""
-    a, b = torch.zeros(2 * LEAST, 2), torch.zeros(2 * LEAST, 1)
-    a[:LEAST, 0], a[0, 1], b[:LEAST, 0] = 1.0, 1.0, torch.rand(LEAST) + 0.1
+def test_a_latent_that_fires_on_few_tokens_is_left_out() -> None:
+    """Latent 1 of A fires once, where latent 1 of B does: masked cosine 1, of one token."""
+    a, b = torch.zeros(2 * LEAST, 3), torch.zeros(2 * LEAST, 2)
+    a[:LEAST, 0], a[0, 1], a[LEAST:, 2] = 1.0, 1.0, 1.0
+    b[:LEAST, 1] = torch.rand(LEAST) + 0.1
     latents = [(ragged_from_dense(a[i::2]), ragged_from_dense(b[i::2])) for i in (0, 1)]
-    found = similarity(often(lambda: latents), 2, 1)
-    assert found.masked[0] == pytest.approx(float(b.mean() * 2 / b.square().mean().mul(2).sqrt()))
-    assert found.masked[1].isnan()
-    assert not similarity(lambda: latents, 2, 1).masked[1].isnan()
+    kept = Often.of(latents, LEAST)
+    assert kept.a.tolist() == [0, 2] and kept.b.tolist() == [1]
+    found = kept.similarity(0)
+    values = b[:LEAST, 1]
+    assert found.masked[0] == pytest.approx(
+        float(values.sum() / (LEAST * values.square().sum()).sqrt())
+    )
+    assert found.masked[1] == 0.0
+    # all of them under their own numbers say the same of those
+    whole = similarity(lambda: latents, 3, 2)
+    assert whole.masked[[0, 2]].tolist() == found.masked.tolist() and not whole.masked[1].isnan()
+    assert Often.of(latents, LEAST + 1).similarity(0) is None
+
+
+def test_wide_latents_are_encoded_a_few_tokens_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = ReLU(ReLUConfig(d_in=6, d_out=6, n_latents=40, l1=0.1))
+    x = torch.randn(33, 6)
+    with torch.no_grad():
+        whole = encoded(wide, x)
+        monkeypatch.setattr(places_of_latents, "DENSE_AT_ONCE", 7 * 40)
+        parts = encoded(wide, x)
+    for name in ("values", "indices", "offsets"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
+
+
+def test_widths_are_joined_each_to_the_next_narrower_at_both_limits(
+    model: LanguageModel, store: TokenStore, tmp_path: Path
+) -> None:
+    small = dataclasses.replace(SCALES["tiny"], n_eval=1024)
+    setting = measured(Setting(small, model, store, SITE, tmp_path))
+    figure = splitting(setting)
+    names = [item.item for item in figure.items]
+    assert [n for n in names if "joined" in n][0].startswith("2 × to 1 ×, on 30 tokens or more")
+    assert [n for n in names if "joined" in n][1].startswith("2 × to 1 ×, on 50 tokens or more")
+    assert len(figure.drawings) == 1
+
+
+def test_neurons_are_looked_for_in_a_second_model_alone(
+    model: LanguageModel, store: TokenStore, tmp_path: Path
+) -> None:
+    small = dataclasses.replace(SCALES["tiny"], n_eval=512)
+    alone = measured(Setting(small, model, store, SITE, tmp_path))
+    alone.__dict__["other"] = alone.main
+    again = _found(alone)
+    assert NEURONS not in again and again[FEATURES].nearest.tolist() == list(range(16))
+    assert again[FEATURES].correlations.tolist() == pytest.approx([1.0] * 16)
+    both = measured(dataclasses.replace(alone, second=randomised(model, 0)))
+    both.__dict__["other"] = both.main
+    found = _found(both)
+    # the same dictionary, of another model's activations
+    assert found[FEATURES].correlations.max() < 0.999
+    assert 0 < float(found[NEURONS].correlation.value) < 1
 
 
 def agreeing(*, share: float, low: float, usual: float) -> Specificity:

@@ -24,7 +24,8 @@ from monosem.studies.towards_monosemanticity.setting import (
     WritePage,
     sizes,
 )
-from monosem.studies.towards_monosemanticity.universality import splitting, universality
+from monosem.studies.towards_monosemanticity.splitting import splitting
+from monosem.studies.towards_monosemanticity.universality import universality
 from monosem.studies.towards_monosemanticity.widths import densities, widths
 from monosem.text.tokens import TokenStore
 
