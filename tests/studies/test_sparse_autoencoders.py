@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from monosem import cli
 from monosem.core.errors import ConfigError, MonosemError
 from monosem.dictionaries.tied import Tied, TiedConfig
+from monosem.metrics import baselines
 from monosem.metrics.baselines import Fitted, sample
 from monosem.metrics.evaluate import EvaluateConfig, evaluate
 from monosem.metrics.stream import (
@@ -24,11 +26,11 @@ from monosem.metrics.stream import (
     visit,
 )
 from monosem.models.language_model import LanguageModel
-from monosem.studies.sparse_autoencoders.beside import Beside, measured
+from monosem.studies.sparse_autoencoders import control, overfitting
+from monosem.studies.sparse_autoencoders.beside import Beside, measured, of_residual
 from monosem.studies.sparse_autoencoders.cases import by_token
-from monosem.studies.sparse_autoencoders.control import said
 from monosem.studies.sparse_autoencoders.curve import who_won
-from monosem.studies.sparse_autoencoders.matched import Row, verdict
+from monosem.studies.sparse_autoencoders.matched import Point, Row, at, overstated, verdict
 from monosem.studies.sparse_autoencoders.overfitting import fits
 from monosem.studies.sparse_autoencoders.setting import SCALES, Setting
 from monosem.studies.sparse_autoencoders.study import sparse_autoencoders
@@ -132,21 +134,156 @@ def test_who_won_is_said_from_the_numbers_at_each_l0() -> None:
     text = who_won(Beside(rows=other, plain=2.0, missing={}), SITE)
     assert text.startswith("None of them leaves less of the variance than the dictionary. Tied")
     assert "PCA (l0 4)." in text and "3% off: PCA (l0 8: 9.2)." in text
-    swapped = {"dictionary": rows["pca"], "pca": rows["dictionary"]}
-    other = Beside(rows=swapped, plain=2.0, missing={})
-    words = said({"the model": found, "shuffled": other})
-    assert "model's at 1 of 2 l0s, and PCA at 1." in words
+
+
+def test_codes_under_a_penalty_have_the_l0_of_the_dictionary_and_atoms_are_as_many_as_its_latents(
+    model: LanguageModel, store: TokenStore, tmp_path: Path
+) -> None:
+    names = ("classical", "lasso", "pca")
+    scale = dataclasses.replace(
+        SCALES["tiny"], baselines=names, n_eval=500, n_fit=600, widest_lasso=16, n_density=500
+    )
+    setting = Setting(scale, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
+    ours = tied(20, 1)
+    found = measured([ours], setting, SITE)
+    (row,), (own,) = found.rows["lasso"], found.rows["dictionary"]
+    assert row.l0 == pytest.approx(own.l0, rel=0.03) and row.l0 != own.l0
+    assert found.learned["classical"].startswith("20 atoms (as many as the dictionary has latents)")
+    assert setting.fitted(20).at("classical", 3).n_latents == 2 * 20
+    # the line is seen to add no more than it can: at a whole number, where the truth is known
+    x = sample(Place(model, store, SITE), 500, 0, 256).double().numpy()
+    x -= x.mean(0)
+    left = [kept(x, np.linalg.svd(x)[2], k) / np.square(x).sum() for k in (2, 4, 6, 8, 5)]
+    line = (left[1] + left[2]) / 2
+    assert 0 < line - left[4] <= overstated(left[:4], 0.5)
+    assert 0 < found.overstated["pca"] < 0.05 and set(found.overstated) == {"classical", "pca"}
+
+
+def test_the_line_between_points_is_over_l0_or_its_logarithm_and_adds_at_most_what_is_said() -> (
+    None
+):
+    def point_of(l0: float, fvu: float) -> Point:
+        row = Row(l0=l0, fvu=fvu, perplexity=math.exp(fvu), recovered=1 - fvu)
+        return Point(row=row, errors=np.array([fvu / 4, 3 * fvu / 4]))
+
+    points = [point_of(2.0, 0.6), point_of(8.0, 0.2)]
+    assert at(points, 4.0).row.fvu == pytest.approx(0.6 - 0.4 / 3)
+    half = at(points, 4.0, log=True)  # 4 is half way from 2 to 8
+    assert half.row.fvu == pytest.approx(0.4) and half.row.l0 == 4.0
+    assert half.row.perplexity == pytest.approx(math.exp(0.4))
+    assert half.errors.tolist() == pytest.approx([0.1, 0.3])
+    assert at(points, 9.0) is points[1] and at(points, 1.0) is points[0]
+    left = [1 / k for k in (2, 3, 4, 5)]
+    for part in (0.2, 0.5, 0.8):
+        added = left[1] + part * (left[2] - left[1]) - 1 / (3 + part)
+        assert 0 < added <= overstated(left, part)
+    assert overstated(left, 0.8) == pytest.approx(0.2 * (1 / 12 - 1 / 20))
+    assert overstated([0.4, 0.3, 0.2, 0.1], 0.5) == 0  # a straight line is its own
+
+
+def test_dictionaries_of_several_models_are_compared_at_l0s_that_all_of_them_span() -> None:
+    def beside(l0s: list[float], ours: list[list[float]], theirs: list[list[float]]) -> Beside:
+        def points(errors: list[list[float]]) -> list[Point]:
+            return [
+                Point(row=Row(l0=l0, fvu=sum(e), perplexity=2.0, recovered=0.5), errors=np.array(e))
+                for l0, e in zip(l0s, errors, strict=True)
+            ]
+
+        own = {"dictionary": points(ours), "pca": points(theirs)}
+        return Beside(rows={}, plain=2.0, missing={}, points=own)
+
+    found = {
+        "the model": beside([2.0, 8.0], [[0.3, 0.2], [0.1, 0.2]], [[0.4, 0.3], [0.2, 0.2]]),
+        "shuffled by 0": beside([4.0, 8.0], [[0.4, 0.4], [0.2, 0.3]], [[0.3, 0.3], [0.1, 0.1]]),
+        "shuffled by 1": beside([4.0, 8.0], [[0.3, 0.4], [0.1, 0.1]], [[0.4, 0.4], [0.2, 0.2]]),
+    }
+    assert control.shared([[2.0, 8.0], [4.0, 8.0]]) == pytest.approx([4.0, 8.0])
+    assert control.shared([[2.0, 9.0], [3.0, 16.0]]) == pytest.approx([3.0, 9.0])
+    assert control.shared([[1.0, 2.0], [3.0, 4.0]]) == []
+    first, last = control.gaps(found, 0)
+    assert (first.l0, last.l0) == pytest.approx((4.0, 8.0))
+    # -0.2 at 2 and -0.1 at 8: half way of the logarithm
+    assert first.left["the model"].value == pytest.approx(-0.15)
+    assert first.left["shuffled by 0"].value == pytest.approx(0.2)
+    assert first.apart["shuffled by 0"].value == pytest.approx(0.35)
+    assert last.apart["shuffled by 1"].value == pytest.approx(-0.1)
+    low, high = first.apart["shuffled by 0"].low, first.apart["shuffled by 0"].high
+    # of two contexts, 0.2 and 0.15 apart: both draws of one, or one of each
+    assert (low, high) == pytest.approx((0.3, 0.4))
+    words = control.said([first, last])
+    assert "With 4.0, 8.0 latents on" in words
+    assert "-0.150, -0.100 (the model); by +0.200, +0.300 (shuffled by 0)" in words
+    assert "2 of 4 are above 0 beyond an interval over contexts, 0 below, and 2 neither" in words
+    assert "nothing is compared" in control.said([])
+
+
+def test_what_one_figure_has_measured_is_not_measured_again(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("neurons", "pca", "nmf")
+    scale = dataclasses.replace(
+        SCALES["tiny"], baselines=names, n_eval=200, n_fit=200, n_density=200
+    )
+    setting = Setting(scale, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
+    monkeypatch.setitem(vars(setting), "curve", {8.0: tied()})
+    found = of_residual(setting, ("pca",))
+    assert set(found.rows) == {"dictionary", "pca"} and of_residual(setting, ("pca",)) is found
+    more = of_residual(setting)  # of which one cannot be there, and is known not to
+    assert {*more.rows, *more.missing} == {"dictionary", *names}
+    assert of_residual(setting) is more and of_residual(setting, ("pca",)) is more
+    assert more.rows["pca"][0].fvu == found.rows["pca"][0].fvu
+
+
+def test_the_vectors_of_a_dictionary_are_those_it_was_trained_on(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = dataclasses.replace(SCALES["tiny"], n_tokens=1024, batch=128, l0s=(4.0,))
+    setting = Setting(scale, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
+    seen: list[torch.Tensor] = []
+    plain = Tied.loss_terms
+
+    def spied(self: Tied, x: torch.Tensor, *args: object) -> object:
+        seen.append(x.detach().clone())
+        return plain(self, x, *args)  # pyright: ignore
+
+    monkeypatch.setattr(Tied, "loss_terms", spied)
+    assert len(setting.curve) == 1
+    met, learned = setting.met(300), torch.cat(seen)[:300]
+    assert met.shape == (300, 16)
+    scales = learned.norm(dim=1) / met.norm(dim=1)  # it learns from scaled ones
+    assert torch.allclose(scales, scales[0].expand(300), rtol=1e-4)
+    assert torch.allclose(learned, scales[0] * met, atol=1e-4)
+    assert len(setting.met(10**6)) == 1024
+
+
+def test_another_constant_makes_figures_anew(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key() -> str:
+        sparse_autoencoders(tmp_path, model=model, store=store, scale="tiny", figures=("missing",))
+        return json.loads((tmp_path / "missing.figure.json").read_text("utf-8"))["key"]
+
+    before = key()
+    assert key() == before
+    monkeypatch.setattr(baselines, "FACTOR_ROWS", 99)
+    assert key() != before
 
 
 def test_atoms_fitted_to_few_vectors_fit_these_and_not_others() -> None:
     random = torch.Generator().manual_seed(0)
     x, other = (torch.randn(n, 8, generator=random) for n in (600, 400))  # nothing is to be learnt
-    few, *_, many = [f for f in fits(("classical", "pca"), x, other, 2) if f.name == "classical"]
-    assert (few.n, many.n) == (32, 600)
+    found = fits(("classical", "pca"), Fitted(x, n_latents=12), other, 2)
+    few, *_, many = [f for f in found if f.name == "classical"]
+    assert (few.n, many.n) == (48, 600)
     assert few.train < few.heldout and many.heldout - many.train < few.heldout - few.train
-    codes = Fitted(x[:32], n_latents=8).at("classical", 2)
-    about = (x[:32] - x.mean(0)).square().sum()
-    assert few.train == pytest.approx(float((x[:32] - codes(x[:32])).square().sum() / about))
+    some = x[torch.randperm(600, generator=torch.Generator().manual_seed(0))[:48]]
+    codes = Fitted(some, n_latents=12).at("classical", 2)
+    about = (some - x.mean(0)).square().sum()
+    assert few.train == pytest.approx(float((some - codes(some)).square().sum() / about))
+    said = overfitting.said(found)
+    assert f"classical, OMP {few.heldout / few.train - 1:+.0%} of 48 and" in said
+    free = overfitting.Fit("classical", 9, 0.0, 0.5)  # each vector its own atom
+    assert "unbounded of 9 vectors" in overfitting.said([free])
 
 
 def test_activation_by_token_is_what_a_loop_over_tokens_adds_up(
@@ -201,7 +338,15 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale_and_goes_on_where_i
     page = (out / "report.html").read_text("utf-8")
     assert "<svg" in page and "Found again in a larger dictionary" in page
     assert any("classical, OMP" in k and "held out" in k for k in items)
-    assert any(k.startswith("shuffled, l0") for k in items)
+    assert all(any(k.startswith(f"shuffled by {n}, l0") for k in items) for n in (0, 1))
+    for name in ("PCA", "PCA, first k axes", "coordinates"):
+        at = [re.fullmatch(rf"residual, l0 (.*): FVU of {name}, (.*) on", k) for k in residual]
+        assert sum(m is not None and m[1] == m[2] for m in at) == 2
+    left = {k.split(": FVU of ")[1]: v for k, v in residual.items() if ": FVU of PCA" in k}
+    for name in ("first k axes", "one sign"):  # the k largest of both signs explain most
+        pairs = [(left[k.replace(f", {name}", "")], v) for k, v in left.items() if name in k]
+        assert len(pairs) == 2 and all(both < some for both, some in pairs)
+    assert "less of the variance" in page
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.figure.json")}
     assert cli.main(given) == 0
     assert {p.name: p.stat().st_mtime_ns for p in out.glob("*.figure.json")} == before

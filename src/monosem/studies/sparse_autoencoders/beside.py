@@ -2,7 +2,7 @@
 
 Baselines are fitted once to a sample of the training split; all are spliced into the same held-out text,
 and their numbers taken at the l0 that the dictionary has there (`matched.py`). A baseline that cannot be
-there is kept with the reason.
+there is kept with the reason (`opponents.py`).
 """
 
 import math
@@ -11,24 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from monosem.core.errors import ConfigError
-from monosem.core.progress import progress
 from monosem.dictionaries.base import Dictionary
-from monosem.dictionaries.baselines import Neurons
-from monosem.dictionaries.linear import Linear
 from monosem.metrics.baselines import Fitted, sample
 from monosem.metrics.firing import count_firing
 from monosem.metrics.heldout import held_out
 from monosem.metrics.stream import AnyDictionary, Place, first, ordinary_mean, visit
 from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
-from monosem.studies.sparse_autoencoders.matched import Row, beside, point
-from monosem.studies.sparse_autoencoders.setting import Setting
+from monosem.studies.sparse_autoencoders.matched import Point, Row, at, beside, point
+from monosem.studies.sparse_autoencoders.opponents import IDENTITY, NEURONS, Opponents, Site, l0_of
+from monosem.studies.sparse_autoencoders.setting import BATCH, Setting
 
-OURS, NEURONS, IDENTITY = "dictionary", "neurons", "identity-relu"
+OURS, RESIDUAL = "dictionary", "residual"
 WORDS = {
     OURS: "dictionary",
     NEURONS: "coordinates",
@@ -43,7 +39,6 @@ WORDS = {
     "classical": "classical, OMP",
     "lasso": "classical, LASSO",
 }
-BATCH = 4096
 NEURON_SITE = "mlp.hook_post"
 
 
@@ -58,16 +53,27 @@ class Beside:
     missing: dict[str, str]
     """Baselines that are not there, and why."""
     learned: dict[str, str] = field(default_factory=dict[str, str])
-    """What those that have fewer atoms than the dictionary, or saw less, were learned from."""
-
-    def fvu(self, name: str, i: int) -> float:
-        """Return what is left of the variance by `name` beside the i-th dictionary."""
-        return self.rows[name][i].fvu
+    """Atoms and factors of those whose codes are solved for, and what they were learned from."""
+    overstated: dict[str, float] = field(default_factory=dict[str, float])
+    """How much the straight line between whole numbers can add to what is left, by name."""
+    points: dict[str, list[Point]] = field(default_factory=dict[str, list[Point]])
+    """Rows with the errors of each context, where a row stands beside each dictionary."""
 
 
 def words(name: str, site: str) -> str:
     """Return the name of a row for readers; the coordinates of an MLP are its neurons."""
     return "neurons" if name == NEURONS and site.endswith(NEURON_SITE) else WORDS[name]
+
+
+def of_residual(setting: Setting, names: Sequence[str] | None = None) -> Beside:
+    """Return the residual site measured: once, for all figures that need no more than `names` of it."""
+    wanted = set(setting.scale.baselines if names is None else names)
+    kept = setting.kept.get(RESIDUAL)
+    if isinstance(kept, Beside) and wanted <= {*kept.rows, *kept.missing}:
+        return kept
+    found = measured(list(setting.curve.values()), setting, setting.residual, names=names)
+    setting.kept[RESIDUAL] = found
+    return found
 
 
 @torch.no_grad()
@@ -81,109 +87,63 @@ def measured(
 ) -> Beside:
     """Return what `dictionaries` of `site` leave, and baselines beside each of them: the scale's, or `names`.
 
-    `model` is another than the setting's: the shuffled one.
+    `model` is another than the setting's: a shuffled one.
     """
     place = Place(model or setting.model, setting.store, site)
     scale, seed = setting.scale, setting.seed
     place.check()
-    x = sample(place, scale.n_fit, seed, BATCH)
     own = sample(place, scale.n_eval, seed, BATCH, split="heldout")
-    ks = [_around(l0_of(d, own)) for d in dictionaries]
+    made = _material(dictionaries, setting, place, own)
     names = scale.baselines if names is None else names
-    missing = _left_out(names, x.shape[1], setting)
-    some = [name for name in names if name not in missing]
-    basis = None if place.site.endswith(NEURON_SITE) else x.mean(0)
-    stand, learned = _fitted(some, x, dictionaries, ks, seed, basis, missing)
-    every = {f"{OURS} {i}": d for i, d in enumerate(dictionaries)} | stand
+    stand = Opponents(names, made, [l0_of(d, own) for d in dictionaries])
+    device = dictionaries[0].W_dec.device
+    every: dict[str, AnyDictionary] = {f"{OURS} {i}": d for i, d in enumerate(dictionaries)}
+    every |= {key: d.to(device) for key, d in stand.every.items()}
     mean = ordinary_mean(place, scale.n_eval, seed, BATCH)
     contexts = first(visit(place.store, "heldout", seed), place.store, scale.n_eval)
     held = held_out(every, place, mean, contexts, BATCH)
     dead = _dead({n: d for n, d in every.items() if n.startswith(f"{OURS} ")}, place, setting)
     n_tokens = place.store.ordinary(place.store.tokens(contexts)).sum(1)
-    points = {key: point(key, held, n_tokens, dead.get(key, -1)) for key in every}
-    ours = [points[f"{OURS} {i}"] for i in range(len(dictionaries))]
+    found = {key: point(key, held, n_tokens, dead.get(key, -1)) for key in every}
+    ours = [found[f"{OURS} {i}"] for i in range(len(dictionaries))]
+    points = {OURS: ours}
     rows = {OURS: [each.row for each in ours]}
-    for name in (n for n in some if n not in missing):
+    for name in stand.names:
         if name == IDENTITY:
-            rows[name] = [points[f"{name} 0"].row]
-        else:
-            rows[name] = [
-                beside([points[f"{name} {k}"] for k in around], each, seed)
-                for around, each in zip(ks, ours, strict=True)
-            ]
-    plain = math.exp(float(held.unspliced["original"].mean()))
-    return Beside(rows=rows, plain=plain, missing=missing, learned=learned)
+            rows[name] = [found[name].row]
+            continue
+        points[name] = [
+            at([found[key] for key in stand.keys(name, i)], each.row.l0)
+            for i, each in enumerate(ours)
+        ]
+        rows[name] = [beside(p, each, seed) for p, each in zip(points[name], ours, strict=True)]
+    return Beside(
+        rows=rows,
+        plain=math.exp(float(held.unspliced["original"].mean())),
+        missing=stand.missing,
+        learned=stand.learned,
+        overstated=stand.overstated(),
+        points=points,
+    )
 
 
-def _around(l0: float) -> tuple[int, ...]:
-    """Return the whole numbers below and above an l0, from 1."""
-    return tuple(sorted({max(1, math.floor(l0)), max(1, math.ceil(l0))}))
-
-
-def _left_out(names: Sequence[str], width: int, setting: Setting) -> dict[str, str]:
-    widest = setting.scale.widest_lasso
-    if "lasso" not in names or width <= widest:
-        return {}
-    return {"lasso": f"codes of sites wider than {widest} take too long at this scale"}
-
-
-def _fitted(
-    names: Sequence[str],
-    x: Float[Tensor, "sample d_in"],
-    dictionaries: Sequence[Dictionary[Any]],
-    ks: Sequence[tuple[int, ...]],
-    seed: int,
-    centre: Float[Tensor, " d_in"] | None,
-    missing: dict[str, str],
-) -> tuple[dict[str, AnyDictionary], dict[str, str]]:
-    """Return the baselines by name and k, and what some learned from; add to `missing` what is not there.
-
-    About `centre` coordinates count with both signs; without it they are neurons, which are positive.
-    """
-    found: dict[str, AnyDictionary] = {}
-    learned: dict[str, str] = {}
-    every_k = sorted({k for around in ks for k in around})
-    fitted = _fit(x, max(d.n_latents for d in dictionaries), seed)
-    with progress("baselines", len(names)) as bar:
-        for name in names:
-            try:
-                if name == IDENTITY:  # it has an l0 of its own
-                    found[f"{name} 0"] = Neurons.of_width(x.shape[1])
-                elif name == NEURONS:
-                    found |= {f"{name} {k}": _coordinates(x.shape[1], k, centre) for k in every_k}
-                elif isinstance(fitted, ConfigError):
-                    missing[name] = str(fitted)
-                else:
-                    found |= {f"{name} {k}": fitted.at(name, k) for k in every_k}
-                    learned |= {n: what for n, what in fitted.learned_from.items() if n == name}
-            except ConfigError as error:
-                missing[name] = str(error)
-            bar.advance()
-    device = dictionaries[0].W_dec.device
-    return {name: d.to(device) for name, d in found.items()}, learned
-
-
-def _fit(x: Float[Tensor, "sample d_in"], n_latents: int, seed: int) -> Fitted | ConfigError:
-    """Return what fits baselines, or why none can be: a wide site leaves the coordinates to compare with."""
+def _material(
+    dictionaries: Sequence[Dictionary[Any]], setting: Setting, place: Place, own: torch.Tensor
+) -> Site:
+    """Return what baselines of a place are made of; those of the setting's own residual site are kept."""
+    n_latents, scale = max(d.n_latents for d in dictionaries), setting.scale
+    kept = place.model is setting.model and str(place.site) == setting.residual
+    x = setting.vectors if kept else sample(place, scale.n_fit, setting.seed, BATCH)
     try:
-        return Fitted(x, n_latents=n_latents, seed=seed)
+        fitted = (
+            setting.fitted(n_latents)
+            if kept
+            else Fitted(x, n_latents=n_latents, seed=setting.seed, most_atoms=scale.most_atoms)
+        )
     except ConfigError as error:
-        return error
-
-
-def _coordinates(width: int, k: int, centre: Float[Tensor, " d_in"] | None) -> AnyDictionary:
-    k = min(k, width)
-    if centre is None:
-        return Neurons.of_width(width, k)
-    basis = torch.eye(width)
-    return Linear.of(torch.cat([basis, -basis]), b_dec=centre, k=k, called="coordinates")
-
-
-def l0_of(dictionary: Dictionary[Any], x: Float[Tensor, "sample d_in"]) -> float:
-    """Return how many latents are on for a vector of `x`, in the mean."""
-    device = dictionary.W_dec.device
-    parts = [dictionary.encode_sparse(part.to(device)).active() for part in x.split(BATCH)]
-    return sum(len(part) for part in parts) / len(x)
+        fitted = error
+    positive = place.site.endswith(NEURON_SITE)
+    return Site(x=x, own=own, fitted=fitted, positive=positive, widest_lasso=scale.widest_lasso)
 
 
 def _dead(

@@ -10,8 +10,9 @@ import math
 from monosem.rendering import table
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
-from monosem.studies.sparse_autoencoders.beside import IDENTITY, OURS, Beside, measured, words
+from monosem.studies.sparse_autoencoders.beside import OURS, Beside, measured, of_residual, words
 from monosem.studies.sparse_autoencoders.matched import MATCHED, Row, verdict
+from monosem.studies.sparse_autoencoders.opponents import IDENTITY
 from monosem.studies.sparse_autoencoders.setting import Setting
 
 HOW = "studies/sparse_autoencoders/beside.py; monosem study sparse-autoencoders-find-features"
@@ -26,7 +27,7 @@ BASES, CODES, ONE_SIGN = (
 def curve(setting: Setting, *, mlp: bool) -> Figure:
     """Return FVU and perplexity against l0, at the residual site or at the MLP's neurons."""
     site = setting.mlp if mlp else setting.residual
-    found = measured(list((setting.neurons if mlp else setting.curve).values()), setting, site)
+    found = measured(list(setting.neurons.values()), setting, site) if mlp else of_residual(setting)
     name = "mlp" if mlp else "residual"
     where = "MLP neurons" if mlp else "the residual stream"
     drawn = [
@@ -45,7 +46,7 @@ def curve(setting: Setting, *, mlp: bool) -> Figure:
         text=(
             f"{'Untied' if mlp else 'Tied'} dictionaries with a penalty on L1, and every baseline with as "
             "many latents on in the mean of the held-out text. The codes of classical dictionary learning "
-            "and NMF are solved for each vector, from fewer atoms than the dictionary has; all others are "
+            "and NMF are solved for each vector, which is more than a layer could compute; all others are "
             f"read off by one product. {who_won(found, site)}"
         ),
         drawings=(*(drawing for _, drawing in drawn), *_tables(found, site)),
@@ -68,11 +69,23 @@ def _notes(found: Beside, setting: Setting, site: str) -> dict[str, str]:
         "tokens baselines are fitted to": f"{scale.n_fit:,}, where nothing else is said",
         **{words(name, site): what for name, what in found.learned.items()},
         "held-out tokens": f"{scale.n_eval:,}",
-        "l0 of baselines": "on the straight line between the whole numbers below and above the dictionary's",
+        "l0 of baselines": _line(found, site),
         "who leaves less": "95 % interval of the difference, contexts drawn again; one seed of everything",
         "one sign": "each axis read for the sign to which its coordinates are skewed",
         "PCA and ICA": "two latents an axis, one a sign, as signed coordinates are; the k largest",
     }
+
+
+def _line(found: Beside, site: str) -> str:
+    """Return how baselines come to the dictionary's l0, and what that adds at most to what they leave."""
+    on = "on the straight line between the whole numbers below and above the dictionary's"
+    if found.overstated:
+        name, most = max(found.overstated.items(), key=lambda each: each[1])
+        on += (
+            f", which adds {most:.4f} to a baseline's FVU at most ({words(name, site)}; each latent more is "
+            "taken to explain less than the one before)"
+        )
+    return f"{on}; of NMF and LASSO under a penalty sought for the dictionary's own"
 
 
 def who_won(found: Beside, site: str) -> str:

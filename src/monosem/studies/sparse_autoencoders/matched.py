@@ -3,10 +3,12 @@
 Most baselines have a whole number of latents on, and a dictionary has not. So each is measured with the
 whole numbers below and above, and its numbers at the l0 between are on the straight line. FVU falls ever
 more slowly with l0, so that the line is a little above the truth: what is left of it is not in the
-baseline's favour. Where neither side reaches (a penalty too weak, too few coordinates that are positive)
-the nearer one stands for itself, with its own l0.
+baseline's favour, and `overstated` says how much it can be. Where neither side reaches (too few coordinates
+that are positive), and where a penalty gives any l0, the nearest one stands for itself, with its own l0.
 """
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,26 +71,44 @@ def point(
     return Point(row=row, errors=errors / sums.variance)
 
 
-def beside(points: Sequence[Point], ours: Point, seed: int) -> Row:
-    """Return the baseline measured as `points` at the l0 of `ours`, with the interval of their difference."""
-    below = [p for p in points if p.row.l0 <= ours.row.l0]
-    above = [p for p in points if p.row.l0 > ours.row.l0]
+def at(points: Sequence[Point], l0: float, *, log: bool = False) -> Point:
+    """Return what was measured as `points` at another l0: on the line, or the nearest of them.
+
+    With `log` the line is over the logarithm of l0, for points that are far apart.
+    """
+    below, above = [p for p in points if p.row.l0 <= l0], [p for p in points if p.row.l0 > l0]
     if not below or not above:
-        nearest = min(points, key=lambda p: abs(p.row.l0 - ours.row.l0))
-        return _with_interval(nearest.row, nearest.errors, ours, seed)
+        return min(points, key=lambda p: abs(p.row.l0 - l0))
     low, high = max(below, key=lambda p: p.row.l0), min(above, key=lambda p: p.row.l0)
-    part = (ours.row.l0 - low.row.l0) / (high.row.l0 - low.row.l0)
+    where = [math.log(each) if log else each for each in (low.row.l0, l0, high.row.l0)]
+    part = (where[1] - where[0]) / (where[2] - where[0])
 
     def between(a: float, b: float) -> float:
         return a + part * (b - a)
 
     row = Row(
-        l0=ours.row.l0,
+        l0=l0,
         fvu=between(low.row.fvu, high.row.fvu),
         perplexity=math.exp(between(math.log(low.row.perplexity), math.log(high.row.perplexity))),
         recovered=between(low.row.recovered, high.row.recovered),
     )
-    return _with_interval(row, low.errors + part * (high.errors - low.errors), ours, seed)
+    return Point(row=row, errors=low.errors + part * (high.errors - low.errors))
+
+
+def beside(theirs: Point, ours: Point, seed: int) -> Row:
+    """Return the row of a baseline with the interval of its difference from the dictionary."""
+    low, high = interval(theirs.errors - ours.errors, seed)
+    return dataclasses.replace(theirs.row, low=low, high=high)
+
+
+def overstated(fvus: Sequence[float], part: float) -> float:
+    """Return by how much the line can be above the truth, `part` of the way between two whole numbers.
+
+    `fvus` are those of the whole number before them, of both, and of the one after. Where what another
+    latent takes away falls from one to the next, the truth is above both lines that go on from outside.
+    """
+    before, between, after = (a - b for a, b in itertools.pairwise(fvus))
+    return max(0.0, min(part * (before - between), (1 - part) * (between - after)))
 
 
 def verdict(row: Row, ours: Row) -> str:
@@ -106,19 +126,9 @@ def verdict(row: Row, ours: Row) -> str:
     return "tied" if abs(excess) <= MATCHED else "unmatched"
 
 
-def _with_interval(
-    row: Row, errors: Float[np.ndarray, " n_contexts"], ours: Point, seed: int
-) -> Row:
-    """Return the row with an interval from the same contexts drawn for both."""
-    apart = errors - ours.errors
+def interval(apart: Float[np.ndarray, " n_contexts"], seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of a sum over contexts, drawn again; the same for all that are of one seed."""
     n = len(apart)
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLED)
     low, high = np.quantile(drawn @ apart, (0.025, 0.975))
-    return Row(
-        l0=row.l0,
-        fvu=row.fvu,
-        perplexity=row.perplexity,
-        recovered=row.recovered,
-        low=float(low),
-        high=float(high),
-    )
+    return float(low), float(high)

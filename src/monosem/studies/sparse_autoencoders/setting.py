@@ -1,22 +1,36 @@
 """What the study is run on: scale, model, text, and the dictionaries that all figures share."""
 
+import contextlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from monosem.core.config import content_hash, to_json
 from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.relu import ReLUConfig
 from monosem.dictionaries.tied import TiedConfig
-from monosem.metrics.baselines import BASELINES
+from monosem.metrics.baselines import BASELINES, Fitted, sample
+from monosem.metrics.stream import Place
 from monosem.models.language_model import LanguageModel
 from monosem.models.randomised import randomised
 from monosem.studies.running import trained
 from monosem.text.tokens import TokenStore
 from monosem.training.run import TrainingRun
+from monosem.training.sources import source_of
 from monosem.training.trainer import TrainConfig
+
+BATCH = 4096
+"""Activations that are captured or encoded at once."""
+N_SHUFFLES = 2
+"""Models that have learnt nothing, of as many seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +57,10 @@ class Scale:
     """Latents whose tokens are shown."""
     baselines: tuple[str, ...]
     """What stands beside the dictionaries."""
+    most_atoms: int
+    """Atoms of classical dictionary learning, where the dictionary has more latents than that."""
     widest_lasso: int
-    """Width of a site up to which LASSO codes are solved for: each step costs its square for every token."""
+    """Width of a site up to which LASSO codes are solved for: each vector is a problem of all its atoms."""
 
 
 EVERY = ("neurons", "identity-relu", *BASELINES)
@@ -60,6 +76,7 @@ SCALES: dict[str, Scale] = {
         n_fit=2_048,
         n_cases=3,
         baselines=("neurons", "identity-relu", "random", "pca", "pca-first", "pca-one"),
+        most_atoms=1024,
         widest_lasso=0,
     ),
     "small": Scale(
@@ -73,6 +90,7 @@ SCALES: dict[str, Scale] = {
         n_fit=16_384,
         n_cases=6,
         baselines=EVERY,
+        most_atoms=1024,
         widest_lasso=256,
     ),
     "paper": Scale(
@@ -86,6 +104,7 @@ SCALES: dict[str, Scale] = {
         n_fit=262_144,
         n_cases=10,
         baselines=EVERY,
+        most_atoms=4096,
         widest_lasso=1024,
     ),
 }
@@ -107,6 +126,8 @@ class Setting:
     """Site of MLP neurons."""
     out: Path
     seed: int = 0
+    kept: dict[str, object] = field(default_factory=dict[str, object], repr=False, compare=False)
+    """What one figure has measured and another needs too, by name."""
 
     @property
     def key(self) -> str:
@@ -125,14 +146,41 @@ class Setting:
         return self._tied("residual-l0", self.model)
 
     @cached_property
-    def shuffled(self) -> LanguageModel:
-        """The model with the entries of its matrices in another order."""
-        return randomised(self.model, self.seed)
+    def shuffled(self) -> dict[int, LanguageModel]:
+        """The model with the entries of its matrices in another order, by the seed of that."""
+        seeds = range(self.seed, self.seed + N_SHUFFLES)
+        return {seed: randomised(self.model, seed) for seed in seeds}
 
     @cached_property
-    def of_shuffled(self) -> dict[float, Dictionary[Any]]:
-        """The same dictionaries as `curve`, trained on the shuffled model."""
-        return self._tied("shuffled", self.shuffled)
+    def of_shuffled(self) -> dict[int, dict[float, Dictionary[Any]]]:
+        """The same dictionaries as `curve`, trained on each of the shuffled models."""
+        return {seed: self._tied("shuffled", model) for seed, model in self.shuffled.items()}
+
+    @cached_property
+    def vectors(self) -> Float[Tensor, "sample d_in"]:
+        """Activations of the residual site, of the training split: what baselines are fitted to."""
+        place = Place(self.model, self.store, self.residual)
+        return sample(place, self.scale.n_fit, self.seed, BATCH)
+
+    def fitted(self, n_latents: int) -> Fitted:
+        """Return baselines of the residual site beside so many latents, fitted once for all figures."""
+        if n_latents not in self._fits:
+            self._fits[n_latents] = Fitted(
+                self.vectors, n_latents=n_latents, seed=self.seed, most_atoms=self.scale.most_atoms
+            )
+        return self._fits[n_latents]
+
+    @cached_property
+    def _fits(self) -> dict[int, Fitted]:
+        return {}
+
+    def met(self, n: int) -> Float[Tensor, "first d_in"]:
+        """Return the first vectors that the dictionaries of `curve` were trained on: `n`, or all."""
+        config = self._config(self.residual, self._kinds())
+        n_steps = min(math.ceil(n / config.batch_size), config.n_steps)
+        with contextlib.closing(source_of(config, self.model, self.store, config.sites)) as source:
+            parts = [batch.x.cpu().clone() for batch in islice(source, n_steps)]
+        return torch.cat(parts)[:n]
 
     @cached_property
     def sizes(self) -> dict[float, Dictionary[Any]]:
@@ -153,10 +201,12 @@ class Setting:
         return dict(zip(self.scale.l0s, (run[name] for name in run.names), strict=True))
 
     def _tied(self, name: str, model: LanguageModel) -> dict[float, Dictionary[Any]]:
-        n = self._wide(self.residual, self.scale.ratios[-1])
-        kinds = [TiedConfig(n_latents=n, l0=l0, seed=self.seed) for l0 in self.scale.l0s]
-        run = self._train(name, model, self.residual, kinds)
+        run = self._train(name, model, self.residual, self._kinds())
         return dict(zip(self.scale.l0s, (run[each] for each in run.names), strict=True))
+
+    def _kinds(self) -> list[TiedConfig]:
+        n = self._wide(self.residual, self.scale.ratios[-1])
+        return [TiedConfig(n_latents=n, l0=l0, seed=self.seed) for l0 in self.scale.l0s]
 
     def _wide(self, site: str, ratio: float) -> int:
         return max(1, round(ratio * self.model.width(site)))
@@ -164,11 +214,14 @@ class Setting:
     def _train(
         self, name: str, model: LanguageModel, site: str, kinds: Sequence[Any]
     ) -> TrainingRun:
-        config = TrainConfig(
+        config = self._config(site, kinds)
+        return trained(config, model, self.store, self.out, name=name)
+
+    def _config(self, site: str, kinds: Sequence[Any]) -> TrainConfig:
+        return TrainConfig(
             site=site,
             dictionaries=tuple(kinds),
             n_tokens=self.scale.n_tokens,
             batch_size=self.scale.batch,
             seed=self.seed,
         )
-        return trained(config, model, self.store, self.out, name=name)

@@ -3,13 +3,20 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
-from monosem.core.config import content_hash
+from monosem.core.config import Json, content_hash
 from monosem.core.errors import ConfigError
+from monosem.dictionaries import coded, fitted
+from monosem.metrics import baselines
 from monosem.metrics.baselines import FEWEST_A_DIMENSION
 from monosem.models.language_model import LanguageModel
 from monosem.studies import report, running
 from monosem.studies.report import Figure, Stage
+from monosem.studies.sparse_autoencoders import cases as case_studies
+from monosem.studies.sparse_autoencoders import matched, opponents
+from monosem.studies.sparse_autoencoders import overfitting as overfits
+from monosem.studies.sparse_autoencoders import setting as setting_of
 from monosem.studies.sparse_autoencoders.cases import cases
 from monosem.studies.sparse_autoencoders.control import control
 from monosem.studies.sparse_autoencoders.curve import curve
@@ -33,7 +40,29 @@ FIGURES = (
     "control",
     "missing",
 )
-VERSION = 3
+VERSION = 4
+"""Of what figures mean; raised where code, and no constant of `CONSTANTS`, changes a number."""
+CONSTANTS: dict[ModuleType, tuple[str, ...]] = {
+    baselines: (
+        "CLASSICAL_VISITS",
+        "CLASSICAL_ROUNDS",
+        "MOST_FACTORS",
+        "FACTOR_ROWS",
+        "PENALTY_ROWS",
+        "PENALTY_ROUNDS",
+        "NEAR",
+        "LOWEST_PENALTY",
+        "FEWEST_A_DIMENSION",
+    ),
+    fitted: ("TOLERANCE", "MOST_ROUNDS"),
+    coded: ("RELATIVE", "RIDGE", "GREEDY_STEPS", "MOST_STEPS"),
+    matched: ("N_RESAMPLED", "MATCHED"),
+    opponents: ("LINE_ROWS",),
+    overfits: ("SEEN",),
+    setting_of: ("N_SHUFFLES", "MIDDLE_L0", "BATCH"),
+    case_studies: ("LEAST", "N_TOKENS"),
+}
+"""Constants that figures hang on, by the module that has them: another value makes figures anew."""
 LACKS = {
     "scores of explanations, beside PCA, ICA, random directions and neurons": (
         "dictionaries best in early layers, near ICA at layer 4",
@@ -91,7 +120,7 @@ def sparse_autoencoders(
         "control": partial(control, setting),
         "missing": partial(report.missing, LACKS),
     }
-    key = content_hash([VERSION, setting.key])
+    key = content_hash([VERSION, _constants(), setting.key])
     stages = {name: Stage(make=make, key=key) for name, make in makers.items()}
     return report.make(stages, figures, out, title=TITLE, lead=LEAD, fresh=fresh)
 
@@ -99,6 +128,14 @@ def sparse_autoencoders(
 def check(scale: str, figures: Sequence[str], out: Path) -> None:
     """Raise for names that do not exist, and for a file where the folder is to be."""
     running.check(out, scale=scale, scales=SCALES, figures=figures, known=FIGURES)
+
+
+def _constants() -> list[Json]:
+    return [
+        {f"{module.__name__}.{name}": getattr(module, name)}
+        for module, names in CONSTANTS.items()
+        for name in names
+    ]
 
 
 def _check_width(width: int, site: str, scale: str, figures: Sequence[str]) -> None:
