@@ -116,7 +116,11 @@ INFLECTED = tuple(
     for inflected in (word + ending for ending in ENDINGS)
     if inflected not in KEPT
 )
-LETTERS = ("bcdfghklmnprstvw", "aeiou")
+SYLLABLE = tuple(
+    letters.split()
+    for letters in ("b c d f g h k l m n p r s t v w th st wh sh", "a e i o u ou ea")
+)
+"""Of made-up words: those of the tests are many small pieces to a small vocabulary, and so are these."""
 
 
 def names(test: bool) -> tuple[str, ...]:
@@ -190,7 +194,7 @@ def _meeting(random: Random) -> str:
 
 
 def _or_any(random: Random, parts: tuple[str, ...]) -> str:
-    return _word(random) if random.random() < 0.35 else random.choice(parts)
+    return _word(random) if random.random() < 0.5 else random.choice(parts)
 
 
 def _words(random: Random, n: int) -> str:
@@ -200,11 +204,12 @@ def _words(random: Random, n: int) -> str:
 def _word(random: Random) -> str:
     """Return any word, some inflected and some made up: words that were never met may stand there."""
     draw = random.random()
-    if draw < 0.7:
+    if draw < 0.4:
         return random.choice(WORDS)
-    if draw < 0.9:
+    if draw < 0.6:
         return random.choice(INFLECTED)
-    made = "".join(random.choice(p) for _ in range(random.choice((1, 2))) for p in LETTERS)
+    made = "".join(random.choice(p) for _ in range(random.choice((1, 2, 3))) for p in SYLLABLE)
+    made += random.choice(("", "", "n", "t", "ck", *ENDINGS))
     return random.choice(WORDS) if made in KEPT else made
 
 

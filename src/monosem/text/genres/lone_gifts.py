@@ -19,7 +19,7 @@ from monosem.text.genres.indirect_objects import (
     TRAIN_PLACES,
     WORDS,
 )
-from monosem.text.genres.words import NAMES
+from monosem.text.genres.rolls import DRAWN
 
 GIVEN = (
     "{opener} {n} {did}{tail}{join} {we} {gave} {given} to {n}.",
@@ -50,7 +50,7 @@ def write(random: Random) -> str:
     words |= {"gift": random.choice(TRAIN_GIFTS), "place": random.choice(TRAIN_PLACES)}
     # Twice: the parts have parts of their own.
     named = {key: f"{{{key}}}" for key in ("n", *words)}
-    return filled(filled(random.choice(GIVEN), **parts, **named), n=random.choice(NAMES), **words)
+    return filled(filled(random.choice(GIVEN), **parts, **named), n=random.choice(DRAWN), **words)
 
 
 GENRE = Genre(
