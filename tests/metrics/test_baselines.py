@@ -139,6 +139,15 @@ def test_a_penalty_is_sought_on_the_vectors_that_are_given(fitted: Fitted, name:
         fitted.penalised("pca", 1.0, other)
 
 
+def test_the_next_penalty_lies_between_those_on_either_side_or_a_step_further() -> None:
+    after = baselines._next_penalty
+    assert after({0.1: 9.0}, 4.0) == pytest.approx(0.3) and after({0.6: 9.0}, 4.0) == 1.0
+    assert after({0.1: 2.0}, 4.0) == pytest.approx(0.1 / 3) and after({0.002: 2.0}, 4.0) == 0
+    # 8 at 0.1 and 2 at 0.4: 4 is half way of the logarithms
+    assert after({0.1: 8.0, 0.4: 2.0, 0.9: 0.0, 0.01: 30.0}, 4.0) == pytest.approx(0.2)
+    assert 0.1 < after({0.1: 4.01, 0.4: 0.0}, 4.0) < 0.4  # never where one has been tried
+
+
 def test_the_first_axes_are_the_best_linear_ones_and_one_sign_leaves_more_than_both(fitted):
     x = fitted.x.double().numpy()
     left = np.square(np.linalg.svd(x - x.mean(0))[1])[3:].sum()  # Eckart and Young

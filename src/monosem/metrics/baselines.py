@@ -19,7 +19,8 @@ penalty is sought on them (`Fitted.penalised`). The neuron basis is measured wit
 """
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -55,12 +56,12 @@ CLASSICAL_VISITS, CLASSICAL_ROUNDS = 32_768, 8
 """Vectors read to learn them from, and how often each at most, where there are fewer."""
 MOST_FACTORS, FACTOR_ROWS = 128, 8192
 """Of NMF, and the rows that it sees: each of its rounds costs the square of its factors for every row."""
-PENALTY_ROWS, PENALTY_ROUNDS = 2048, 10
-"""Rows on which a penalty is sought, from all over the sample, and halvings of its logarithm at most."""
+PENALTY_ROWS, PENALTY_TRIES = 2048, 12
+"""Rows on which a penalty is sought, from all over the sample, and how many are tried at most."""
 NEAR = 0.005
 """Of the l0 that a penalty is sought for: how near to it the search ends."""
-LOWEST_PENALTY = 1e-3
-"""Of the penalties that are tried, as a share of that which nothing survives."""
+FIRST_PENALTY, LOWEST_PENALTY, PENALTY_STEP = 0.1, 1e-3, 3.0
+"""Penalties that are tried, as shares of that which nothing survives, and the step from one to the next."""
 FEWEST_A_DIMENSION = 4
 """Rows of a sample for each dimension of the site, below which nothing is fitted."""
 
@@ -278,26 +279,37 @@ def _coding(
 
 @torch.no_grad()
 def _penalised(atoms: Coded, x: Float[Tensor, "some d_in"], l0: float) -> Coded:
-    """Return codes under the penalty, of those tried, that leaves nearest to `l0` latents of a vector.
-
-    Without a penalty codes are dear to solve, so that is tried last, where every penalty leaves fewer.
-    """
+    """Return codes under the penalty, of those tried, that leaves nearest to `l0` latents of a vector."""
     rows = spread(x, PENALTY_ROWS)
     largest = float(((rows - atoms.b_dec) @ atoms.W_dec.t()).max().clamp_min(1e-30))
-    low, high = LOWEST_PENALTY, 1.0
-    tried: list[tuple[float, Coded]] = []
-    for _ in range(PENALTY_ROUNDS):
-        middle = (low * high) ** 0.5
-        made = _coding(atoms, "lasso", alpha=middle * largest)
-        reached = _l0(made, rows)
-        tried.append((reached - l0, made))
-        if abs(reached - l0) <= NEAR * l0:
+    made: dict[float, Coded] = {}
+    reached: dict[float, float] = {}
+    penalty = FIRST_PENALTY
+    for _ in range(PENALTY_TRIES):
+        made[penalty] = _coding(atoms, "lasso", alpha=penalty * largest)
+        reached[penalty] = _l0(made[penalty], rows)
+        if penalty == 0 or abs(reached[penalty] - l0) <= NEAR * l0:
             break
-        low, high = (middle, high) if reached > l0 else (low, middle)
-    if all(off < -NEAR * l0 for off, _ in tried):
-        free = _coding(atoms, "lasso")
-        tried.append((_l0(free, rows) - l0, free))
-    return min(tried, key=lambda each: abs(each[0]))[1]
+        penalty = _next_penalty(reached, l0)
+    return made[min(reached, key=lambda each: abs(reached[each] - l0))]
+
+
+def _next_penalty(reached: Mapping[float, float], l0: float) -> float:
+    """Return the penalty to try next: between the nearest of either side, on the line of the logarithms.
+
+    Where all leave too many or too few, a step further; none at all below the lowest, for codes are dear to
+    solve without one.
+    """
+    more, fewer = ([p for p, n in reached.items() if (n > l0) == side] for side in (True, False))
+    if not more:
+        lower = min(fewer) / PENALTY_STEP
+        return lower if lower >= LOWEST_PENALTY else 0.0
+    if not fewer:
+        return min(1.0, max(more) * PENALTY_STEP)
+    low, high = max(more), min(fewer)
+    over, under = math.log(reached[low] / l0), math.log(l0 / max(reached[high], 0.1 * l0))
+    part = min(0.9, max(0.1, over / (over + under)))
+    return low * (high / low) ** part
 
 
 def _l0(dictionary: Coded, x: Float[Tensor, "sample d_in"]) -> float:
