@@ -48,8 +48,13 @@ def test_runs_are_those_of_the_model_with_its_module_replaced(dictionary, model,
 
     assert found["kl"].value == pytest.approx(expected(dictionary), rel=1e-3)
     assert found["kl_zero"].value == pytest.approx(expected(torch.zeros_like), rel=1e-3)
-    share = 1 - found["kl"].value / found["kl_zero"].value
-    assert found["kl_recovered_zero"].value == pytest.approx(share)
+    mean = torch.linspace(-0.5, 1.0, 24, dtype=torch.float64)  # whatever is said to be the mean
+    about = measured(dictionary, model, store, mean=mean)
+    ablated = expected(lambda out: mean.to(out).expand_as(out))
+    assert about["kl_mean"].value == pytest.approx(ablated, rel=1e-3)
+    for name, by in (("zero", expected(torch.zeros_like)), ("mean", ablated)):
+        share = 1 - expected(dictionary) / by
+        assert about[f"kl_recovered_{name}"].value == pytest.approx(share, rel=1e-3)
     assert found["kl"].low < found["kl"].value < found["kl"].high and found["kl"].n == 40
 
 

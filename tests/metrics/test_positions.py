@@ -48,6 +48,10 @@ def test_each_position_is_that_of_its_own_column(found, dictionary, model, store
     assert curves["l0"][at] == pytest.approx(float(on.mean()))
     error = (x - dictionary(x)).square().sum(1).mean()
     assert curves["fvu"][at] == pytest.approx(float(error) / np.nanmean(found.variance), rel=1e-5)
+    with model.replaced({SITE: lambda old: torch.where(ordinary[..., None], dictionary(old), old)}):
+        spliced = model.losses(tokens)
+    rise = (spliced - losses)[mask, at].mean()
+    assert curves["delta_ce"][at] == pytest.approx(float(rise), rel=1e-3) and abs(rise) > 1e-3
     assert np.isnan(curves["l0"][0]) and np.isnan(curves["loss"][-1])
     assert np.isfinite(curves["loss"][0])  # predicted from BOS, which keeps its activation
     np.testing.assert_allclose(curves["delta_ce"], curves["spliced"] - curves["loss"])
@@ -99,5 +103,11 @@ def test_another_checkpoint_is_measured_on_the_same_contexts(dictionary, model, 
         values = [found.measures[which][name].value for which in ("tuned", "base")]
         assert measure.value == pytest.approx(values[0] - values[1])
     assert found.differences["tuned"]["loss"].value > 0
+    config = EvaluateConfig(
+        n_loss_tokens=500, n_mean_tokens=500, n_density_tokens=100, matmul="fp32"
+    )
+    alone = evaluate(dictionary, models["tuned"], store, config, site=SITE)
+    for name, measure in found.measures["tuned"].items():
+        assert measure.value == pytest.approx(alone[name], rel=1e-5), name
     with pytest.raises(ConfigError, match="no model"):
         across(dictionary, {}, place)
