@@ -47,6 +47,33 @@ def test_latents_of_pairs_move_both_attributes_or_neither():
     assert found.score.low <= found.score.value <= found.score.high
 
 
+def test_what_is_caused_and_what_stays_is_counted_as_by_hand():
+    """One latent holds the country and adds it to the language's coordinate, which is cut off at 0 and 1.
+
+    To another country the language's coordinate moves by one, up or down: it stays what it is where it was
+    at that end already, which is half of the languages.
+    """
+    country, language = np.arange(N) % 2, np.arange(N) // 2 % 2
+    latents = csr_array(country[:, None].astype(float))
+    coded = Coded(np.stack([country, language], 1).astype(float), latents, np.array([[1.0, 1.0]]))
+    readers = {
+        name: lambda x, i=i: (x[:, i] > 0.5).astype(np.int64)
+        for i, name in enumerate(("country", "language"))
+    }
+    attributes = {"country": country, "language": language}
+    groups = (
+        np.arange(N) // 4
+    )  # of which each has all four pairs, so that either side has them alike
+    found = disentanglement(coded, attributes, groups, readers=readers, ns=(1,), n_pairs=2000)
+    assert found["country"].cause.value == 1
+    assert found["country"].isolation.value == pytest.approx(0.5, abs=0.05)
+    assert found["country"].score.value == pytest.approx(0.75, abs=0.025)
+    # the country's latent says nothing of the language: it becomes the source's, where it differs, only
+    # where the countries differ in the same sense, in a quarter; and the country stays where they are equal
+    assert found["language"].cause.value == pytest.approx(0.25, abs=0.05)
+    assert found["language"].isolation.value == pytest.approx(0.5, abs=0.05)
+
+
 def test_an_exchange_keeps_the_error_and_changes_the_chosen_latents_alone():
     coded, _, _ = world()
     base, source, chosen = np.arange(9), np.arange(20, 29), np.array([1, 4])

@@ -170,7 +170,7 @@ class Fitted:
         factors = min(width, MOST_FACTORS)
         atoms = (
             f"{self.n_atoms:,} atoms ({same if self.n_atoms == self.n_latents else fewer}), learned from "
-            f"{n:,} vectors, each read {_rounds(n)} times"
+            f"{n:,} vectors, each read {'once' if _rounds(n) == 1 else f'{_rounds(n)} times'}"
         )
         return {
             "classical": f"{atoms}; of either sign",
