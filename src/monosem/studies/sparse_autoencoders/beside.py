@@ -92,7 +92,10 @@ def measured(
     place = Place(model or setting.model, setting.store, site)
     scale, seed = setting.scale, setting.seed
     place.check()
-    own = sample(place, scale.n_eval, seed, BATCH, split="heldout")
+    contexts = first(visit(place.store, "heldout", seed), place.store, scale.n_eval)
+    # all tokens of these contexts, so that an l0 is the same number here as in what is measured
+    n_own = len(contexts) * max(1, place.store.context - 1)
+    own = sample(place, n_own, seed, BATCH, split="heldout")
     made = _material(dictionaries, setting, place, own)
     names = scale.baselines if names is None else names
     stand = Opponents(names, made, [l0_of(d, own) for d in dictionaries])
@@ -100,7 +103,6 @@ def measured(
     every: dict[str, AnyDictionary] = {f"{OURS} {i}": d for i, d in enumerate(dictionaries)}
     every |= {key: d.to(device) for key, d in stand.every.items()}
     mean = ordinary_mean(place, scale.n_eval, seed, BATCH)
-    contexts = first(visit(place.store, "heldout", seed), place.store, scale.n_eval)
     held = held_out(every, place, mean, contexts, BATCH)
     dead = _dead({n: d for n, d in every.items() if n.startswith(f"{OURS} ")}, place, setting)
     n_tokens = place.store.ordinary(place.store.tokens(contexts)).sum(1)
