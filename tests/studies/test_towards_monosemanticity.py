@@ -12,9 +12,11 @@ import torch
 from scipy.sparse import csr_array
 
 from monosem import cli
+from monosem.core.config import Json
 from monosem.core.errors import ArtifactCorruptError, ConfigError
 from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.relu import ReLU, ReLUConfig
+from monosem.features.database import FeatureDatabase
 from monosem.metrics.measure import Measure, not_applicable
 from monosem.metrics.sample import Sample, Text
 from monosem.metrics.specificity import Ahead, BestUnit, Specificity, curves
@@ -24,6 +26,7 @@ from monosem.models.language_model import LanguageModel, load_model
 from monosem.models.randomised import randomised
 from monosem.studies import running
 from monosem.studies.by_token import activation_by_token
+from monosem.studies.report import Figure
 from monosem.studies.towards_monosemanticity import universality as places_of_latents
 from monosem.studies.towards_monosemanticity.automata import TOP, after, raised
 from monosem.studies.towards_monosemanticity.control import of_one_token
@@ -393,6 +396,45 @@ def test_a_latent_is_ahead_of_a_neuron_by_their_difference_alone() -> None:
     assert nobody.endswith("the best neuron: not measured (two tokens)")
 
 
+def test_a_width_is_added_to_a_study_that_is_done(
+    model: LanguageModel,
+    store: TokenStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lengths = {"n_tokens": 4_000, "n_widest": 2_000, "n_eval": 1_000}
+    small = dataclasses.replace(SCALES["tiny"], **lengths, n_density=1_000, n_described=1_000)
+    monkeypatch.setitem(SCALES, "tiny", small)
+
+    def page(database: FeatureDatabase, measures: Json, place: Path, title: str) -> None:
+        place.write_text(f"{title}: {database.metrics['n_alive']} {measures['fvu']}", "utf-8")
+
+    def study(**given: Any) -> dict[str, Figure]:
+        shared: dict[str, Any] = {"model": model, "store": store, "scale": "tiny"}
+        names = ("widths", "dictionaries", "densities", "splitting", "missing")
+        made = towards_monosemanticity(tmp_path, **shared, figures=names, write_page=page, **given)
+        return {figure.name: figure for figure in made}
+
+    study()
+    before = {path.name for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    found = study(ratios=(4, 1, 2))
+    assert capsys.readouterr().err.count("is already there; used again") == 4  # runs and features
+    new = {path.name for path in tmp_path.iterdir()} - before
+    kinds = sorted(re.sub("-?[0-9a-f]{8}", "", name) for name in new)
+    assert kinds == ["4x", "4x-features", "4x.html", "evaluation-4x.json"]
+    assert found["widths"].notes["tokens trained on"] == "1 × 4,000, 2 × 4,000, 4 × 2,000"
+    assert found["dictionaries"].items[0].here == "3, from 24 to 96 latents"
+    assert found["dictionaries"].items[0].how.endswith("--ratios 1 2 4")
+    assert found["splitting"].items[-1].item.startswith("4 × to 2 ×")
+    assert found["missing"].items[0].item == "dictionaries of 8 ×, 32 ×, 64 ×, 256 ×"
+    index = (tmp_path / "dictionaries.html").read_text("utf-8")
+    pages = re.findall(r'href="([^"]+\.html)"', index)
+    assert len(pages) == 3
+    assert all("as many latents" in (tmp_path / page).read_text("utf-8") for page in pages)
+
+
 @pytest.mark.slow
 def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -407,7 +449,8 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
     assert "Finite-state automata" in (out / "report.html").read_text("utf-8")
     index = (out / "dictionaries.html").read_text("utf-8")
     pages = re.findall(r'href="([^"]+x-[0-9a-f]{8}\.html)"', index)
-    assert len(pages) == 2 and items["dictionaries of one sweep"] == 2
+    assert len(pages) == 2
+    assert items["dictionaries of one sweep"] == "2, from 512 to 1,024 latents"
     for page in pages:  # each is there, and shows features
         shown = (out / page).read_text("utf-8")
         assert (

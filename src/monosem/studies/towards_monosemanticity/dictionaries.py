@@ -35,6 +35,8 @@ def dictionaries(setting: Setting) -> Figure:
     """Return the index over all dictionaries, and write it as a page; each has its features described."""
     places = {ratio: _described(setting, ratio) for ratio in setting.widths}
     shown = _index(setting, places)
+    n_latents = [dictionary.n_latents for dictionary in setting.widths.values()]
+    ratios = " ".join(str(ratio) for ratio in setting.widths)
     heading = Markup(
         '<h1>Dictionaries of one sweep</h1><p class="lead">Of <code>{}</code> at <code>{}</code>, trained on '
         "one stream. Each name leads to its features.</p>"
@@ -56,10 +58,10 @@ def dictionaries(setting: Setting) -> Figure:
         items=(
             Item(
                 item="dictionaries of one sweep",
-                here=len(places),
+                here=f"{len(places)}, from {min(n_latents):,} to {max(n_latents):,} latents",
                 paper="90, from 512 to 131,072 latents, of several sweeps",
                 paper_certainty="read in the paper",
-                how="monosem study towards-monosemanticity",
+                how=f"monosem study towards-monosemanticity --ratios {ratios}",
             ),
             *(
                 Item(

@@ -42,6 +42,11 @@ def widths(setting: Setting) -> Figure:
             ),
             Item(item=f"{words}: dead", here=int(row["n_dead"]), unit="latents", how=HOW),
         ]
+    drawings = {
+        "What is left of the variance": _line(rows, setting, "fvu", "FVU, held out"),
+        "Loss recovered": _line(rows, setting, "loss_recovered_zero", "loss recovered (zero)"),
+    }
+    drawings = {caption: line for caption, line in drawings.items() if line}
     return Figure(
         name="widths",
         title="What dictionaries of several widths explain",
@@ -54,11 +59,8 @@ def widths(setting: Setting) -> Figure:
             "dictionary learns from more tokens than a narrow one (the paper's had eight billion): where a "
             "wider one explains less, it was stopped early, and says nothing of what its width is worth."
         ),
-        drawings=(
-            _line(rows, setting, "fvu", "FVU, held out"),
-            _line(rows, setting, "loss_recovered_zero", "loss recovered (zero)"),
-        ),
-        captions=("What is left of the variance", "Loss recovered"),
+        drawings=tuple(drawings.values()),
+        captions=tuple(drawings),
         items=tuple(items),
         notes={
             "site": setting.site,
@@ -70,11 +72,14 @@ def widths(setting: Setting) -> Figure:
 
 
 def _line(rows: dict[str, dict[str, object]], setting: Setting, key: str, label: str) -> str:
+    """Return a measure over widths; nothing where it is void at all of them."""
     points = [
         (float(ratio), float(row[key]))  # pyright: ignore[reportArgumentType]
         for ratio, row in zip(setting.widths, rows.values(), strict=True)
         if row[key] is not None
     ]
+    if not points:
+        return ""
     return str(
         svg(
             {label: points},
