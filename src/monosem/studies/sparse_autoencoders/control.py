@@ -63,8 +63,15 @@ def control(setting: Setting) -> Figure:
             f"the model then does, on {setting.scale.n_tokens:,} vectors as on the model itself. PCA sees "
             f"how few dimensions activations fill, and nothing else of them. {said(between)}"
         ),
-        drawings=(*(_drawn(found, key) for key in (OURS, PCA)), _apart(between)),
-        captions=("What the dictionary leaves", "What PCA leaves", "Dictionary less PCA"),
+        drawings=(
+            *(_drawn(found, key) for key in (OURS, PCA)),
+            *([_apart(between)] if between else []),
+        ),
+        captions=(
+            "What the dictionary leaves",
+            "What PCA leaves",
+            *(["Dictionary less PCA"] if between else []),
+        ),
         items=(
             *(item for name, each in found.items() for item in _items(name, each)),
             *(item for gap in between for item in _gap_items(gap)),
@@ -186,7 +193,7 @@ def _drawn(found: Mapping[str, Beside], key: str) -> str:
 
 
 def _apart(between: Sequence[Gap]) -> str:
-    names = between[0].left if between else {}
+    names = between[0].left
     return str(
         svg(
             {name: [(gap.l0, gap.left[name].value or 0.0) for gap in between] for name in names},
