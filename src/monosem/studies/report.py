@@ -196,9 +196,8 @@ def _section(figure: Figure) -> Markup:
         for drawing, caption in zip(figure.drawings, figure.captions, strict=True)
     )
     settings = [f"{name} {value}" for name, value in figure.notes.items()]
-    hows = {i.how for i in figure.items} - {"—"}
-    if len(hows) == 1:
-        settings.append(f"from {hows.pop()}")
+    if (how := _how_of_all(figure.items)) is not None:
+        settings.append(f"from {how}")
     return Markup(
         '<section id="{}"><h2>{}</h2><p>{}</p><div class="small">{}</div>{}<p class="note">{}</p></section>'
     ).format(
@@ -236,9 +235,15 @@ def _table(items: Sequence[Item]) -> Markup:
         for name, cells in columns.items()
         if name in ("item", "here") or set(cells) - {"", "—"}
     }
-    if len(set(columns["how"]) - {"—"}) == 1:
+    if _how_of_all(items) is not None:
         said.pop("how")
     return table.html(list(said), [list(row) for row in zip(*said.values(), strict=True)])
+
+
+def _how_of_all(items: Sequence[Item]) -> str | None:
+    """Return where all items come from, if that is one place, which is said once below the table."""
+    hows = {i.how for i in items} - {""}
+    return hows.pop() if len(hows) == 1 and "—" not in hows else None
 
 
 def _prose(text: str) -> Markup:

@@ -19,7 +19,7 @@ from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
 from monosem.metrics.firing import Firing, count_firing
 from monosem.metrics.record import weights_hash
 from monosem.metrics.sample import Sample, draw, vertical
-from monosem.metrics.stream import Place
+from monosem.metrics.stream import Place, on_device
 from monosem.models.language_model import LanguageModel
 from monosem.models.randomised import randomised
 from monosem.studies.running import trained
@@ -28,7 +28,7 @@ from monosem.studies.towards_monosemanticity.kinds import Nearest, nearest
 from monosem.text.tokens import TokenStore
 from monosem.training.trainer import TrainConfig
 
-VERSION = 4
+VERSION = 5
 """Of the figures' contents: what was kept from another version is made again."""
 
 
@@ -292,4 +292,4 @@ class Setting:
         )
         where = model, self.store, self.out
         run = trained(config, *where, name=f"{ratio}x", fresh=self.fresh)
-        return run[run.names[0]]
+        return on_device(run[run.names[0]], model.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.baselines import Neurons
 from monosem.dictionaries.latents import RaggedLatents
-from monosem.metrics.stream import Place, activations, blocks, first, visit
+from monosem.metrics.stream import Place, activations, blocks, first, on_device, visit
 from monosem.metrics.universality import Similarity, Stream, similarity
 from monosem.models.language_model import LanguageModel
 from monosem.rendering.lines import Axis, svg
@@ -64,13 +64,14 @@ def universality(setting: Setting) -> Figure:
 
 def _found(setting: Setting) -> dict[str, Similarity]:
     width = setting.model.width(setting.site)
-    second, basis = setting.second or setting.model, Neurons.of_width(width)
+    second, device = setting.second or setting.model, setting.model.device
+    basis = on_device(Neurons.of_width(width), device)
     sides = {
         FEATURES: (setting.main, second, setting.other),
         "latents in single neurons": (setting.main, setting.model, basis),
     }
     if setting.second:
-        theirs = Neurons.of_width(setting.second.width(setting.site))
+        theirs = on_device(Neurons.of_width(setting.second.width(setting.site)), device)
         sides[NEURONS] = (basis, setting.second, theirs)
     return {
         where: similarity(
