@@ -93,6 +93,17 @@ def test_one_way_and_one_to_one_are_different_things():
     assert repeated.hungarian.value < 0.9
 
 
+def test_the_share_above_nine_tenths_counts_partners_one_to_one():
+    a = torch.eye(5)
+    b = a.clone()
+    b[1] = torch.tensor([0.0, 0.95, (1 - 0.95**2) ** 0.5, 0.0, 0.0])  # still above
+    b[3] = torch.tensor([0.0, 0.0, 0.0, 0.8, 0.6])  # below, and the fourth is its nearest
+    found = matching(a, b)
+    assert found.above.value == pytest.approx(4 / 5)
+    assert found.hungarian.value == pytest.approx((1 + 0.95 + 1 + 0.8 + 1) / 5, abs=1e-6)
+    assert matching(a[:4], a[:4]).above.value == 1
+
+
 def test_unrelated_dictionaries_lie_at_chance():
     found = matching(random_directions(400, 24, 1), random_directions(400, 24, 2))
     for measure in (found.mmcs, found.hungarian):

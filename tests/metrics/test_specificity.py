@@ -47,7 +47,14 @@ def test_levels_hold_every_firing_once_and_rise_where_the_unit_is_specific():
     assert found.n_true.sum() == ((proxy > 0) & (a > 0)).sum()
     np.testing.assert_allclose(found.activation, np.histogram(a[a > 0], edges, weights=a[a > 0])[0])
     assert found.specificity[0] < 0.1 and found.specificity[-1] == 1
+    of_rule = a[(proxy > 0) & (a > 0)]
+    counts_true = np.histogram(of_rule, edges)[0]
+    np.testing.assert_allclose(found.specificity[counts > 0], (counts_true / counts)[counts > 0])
+    weighed = np.histogram(of_rule, edges, weights=of_rule)[0]
+    np.testing.assert_allclose(found.activation_true, weighed)
     sensitivity = found.sensitivity(int((proxy > 0).sum()))
+    by_hand = [(of_rule >= edge).sum() / (proxy > 0).sum() for edge in edges[:-1]]
+    np.testing.assert_allclose(sensitivity, by_hand)
     assert sensitivity[0] == pytest.approx((a[proxy > 0] > 0).mean())
     assert (np.diff(sensitivity) <= 0).all()
     assert found.activation_true.sum() / found.activation.sum() == pytest.approx(
