@@ -101,13 +101,16 @@ def test_every_baseline_has_as_many_latents_on_as_the_dictionary_it_stands_besid
 
 
 @pytest.mark.parametrize("name", ["nmf", "lasso"])
-def test_a_penalty_holds_for_vectors_it_was_not_sought_on_though_contexts_differ(name: str):
+def test_a_penalty_holds_for_vectors_it_was_not_sought_on_though_contexts_differ(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
     """Contexts are ever denser and larger, so that the first of them are like no other."""
+    monkeypatch.setattr(baselines, "PENALTY_ROWS", 512)  # of 1,024
     random = torch.Generator().manual_seed(1)
-    dense = torch.linspace(0.1, 0.9, 64).repeat_interleave(128)[:, None]
-    on = torch.rand(8192, 12, generator=random) * (torch.rand(8192, 12, generator=random) < dense)
+    dense = torch.linspace(0.1, 0.9, 64).repeat_interleave(32)[:, None]
+    on = torch.rand(2048, 12, generator=random) * (torch.rand(2048, 12, generator=random) < dense)
     atoms = torch.rand(12, 8, generator=random) * (torch.rand(12, 8, generator=random) < 0.5)
-    x = on @ atoms * (1 + dense) + 0.05 * torch.rand(8192, 8, generator=random)
+    x = on @ atoms * (1 + dense) + 0.05 * torch.rand(2048, 8, generator=random)
     found = Fitted(x[::2], n_latents=16).at(name, 2)
     l0 = len(found.encode_sparse(x[1::2]).active()) / len(x[1::2])
     assert l0 == pytest.approx(2, rel=0.1)
