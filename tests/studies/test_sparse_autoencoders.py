@@ -346,7 +346,7 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale_and_goes_on_where_i
     for name in ("first k axes", "one sign"):  # the k largest of both signs explain most
         pairs = [(left[k.replace(f", {name}", "")], v) for k, v in left.items() if name in k]
         assert len(pairs) == 2 and all(both < some for both, some in pairs)
-    assert "less of the variance" in page
+    assert "leave more of the variance than PCA by" in page
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.figure.json")}
     assert cli.main(given) == 0
     assert {p.name: p.stat().st_mtime_ns for p in out.glob("*.figure.json")} == before

@@ -76,7 +76,7 @@ SCALES: dict[str, Scale] = {
         n_fit=2_048,
         n_cases=3,
         baselines=("neurons", "identity-relu", "random", "pca", "pca-first", "pca-one"),
-        most_atoms=1024,
+        most_atoms=128,
         widest_lasso=0,
     ),
     "small": Scale(
