@@ -290,6 +290,7 @@ def test_equal_values_are_ranked_by_index() -> None:
     columns, found = largest(values, 2)
     assert columns.tolist() == [[1, 2], [0, 1], [0, 2]]
     assert found.tolist() == [[1.0, 1.0], [2.0, 2.0], [3.0, 2.0]]
+    assert largest(values, 9)[0].tolist() == [[1, 2, 3, 0], [0, 1, 2, 3], [0, 2, 1, 3]]
 
 
 def test_a_part_of_a_character_is_shown_as_bytes(store: TokenStore) -> None:
