@@ -63,6 +63,8 @@ The n-gram models are interpolated Kneser-Ney, fitted on the training tokens of 
 
 DRILLED = """ A share of {share:.0%}
 of each step's contexts was random tokens that repeat, in place of text (`--drill`)."""
+RENAMED = """ In {share:.0%} of them
+each name was another token of the vocabulary (`--rename`)."""
 
 
 def main() -> None:
@@ -127,7 +129,8 @@ def recipe(given, artifact, tokens: Path, out: str, started: str, log: str) -> s
     summary, config = artifact.summary, artifact.config
     weights = " ".join(f"{w:g}" for w in store.config.weights)
     spec = " ".join(store.config.corpora) + (f" --weights {weights}" if weights else "")
-    first = "".join(f" --{k} {config[k]:g}" for k in ("short", "drill") if k in config)
+    reading = config["reading"]
+    first = "".join(f" --{k} {reading[k]:g}" for k in ("short", "drill", "rename"))
     trained = store.config.tokenizer.startswith(TRAIN_PREFIX)
     tokenizer = store.config.tokenizer if trained else f"runs/{given.name}-1-tokens/tokenizer"
     share = ":".join(f"{w:g}" for w in store.config.weights)
@@ -143,7 +146,11 @@ def recipe(given, artifact, tokens: Path, out: str, started: str, log: str) -> s
         lr=config["lr"],
         seed=config["seed"],
         first=first + (f" --start runs/{started}" if started else ""),
-        drilled=DRILLED.format(share=config["drill"]) if config.get("drill") else "",
+        drilled="".join(
+            text.format(share=reading[k])
+            for k, text in (("drill", DRILLED), ("rename", RENAMED))
+            if reading[k]
+        ),
         n_steps=summary["n_steps"],
         hours=summary["seconds"] / 3600,
         precision=summary["precision"],

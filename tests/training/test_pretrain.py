@@ -15,7 +15,7 @@ from monosem.models.small import PRESETS, SmallModelConfig, build
 from monosem.text.genres.corpus import GENRES
 from monosem.text.store import TokenStore
 from monosem.text.tokens import TokensConfig, build_token_store
-from monosem.training import beginning, next_token
+from monosem.training import beginning, next_token, reading
 from monosem.training import pretrain as module
 from monosem.training.pretrain import (
     KIND,
@@ -25,6 +25,7 @@ from monosem.training.pretrain import (
     pretrain,
     recipe,
 )
+from monosem.training.reading import ReadingConfig
 from monosem.training.schedule import context_order, drills, log_spaced, pieces
 
 SHAPE = SmallModelConfig(d_model=16, n_heads=2, d_mlp=32, context=32)
@@ -184,7 +185,12 @@ def test_pieces_fit_into_contexts_that_are_no_multiple_of_them(tmp_path):
     odd = build_token_store(config, tmp_path / "tokens")
     # More steps than a piece has tokens: every offset comes.
     run = replace(
-        CONFIG, model=shape, n_tokens=48 * 40, batch_contexts=1, short=1.0, keep_checkpoints=0
+        CONFIG,
+        model=shape,
+        n_tokens=48 * 40,
+        batch_contexts=1,
+        reading=ReadingConfig(short=1.0),
+        keep_checkpoints=0,
     )
     assert pretrain(run, odd, tmp_path / "lm").is_dir()
 
@@ -218,7 +224,7 @@ def test_a_run_goes_on_without_the_model_that_it_began_with(store, tmp_path, mon
 
 
 def test_a_run_whose_pieces_were_read_otherwise_before_does_not_go_on(store, tmp_path, monkeypatch):
-    config = replace(CONFIG, n_tokens=32 * 4 * 3, short=0.5)
+    config = replace(CONFIG, n_tokens=32 * 4 * 3, reading=ReadingConfig(short=0.5))
     original = module._Run._one_step
 
     def interrupting(self, contexts):
@@ -244,8 +250,12 @@ def test_a_run_reads_short_pieces_first_and_whole_contexts_at_the_end(store, tmp
         return original(model, tokens, bf16=bf16)
 
     monkeypatch.setattr(module, "chunked_loss", noting)
-    monkeypatch.setattr(module, "PIECES", (8, 16))
-    pretrain(replace(CONFIG, n_tokens=32 * 4 * 12, short=0.5), store, tmp_path / "lm")
+    monkeypatch.setattr(reading, "PIECES", (8, 16))
+    pretrain(
+        replace(CONFIG, n_tokens=32 * 4 * 12, reading=ReadingConfig(short=0.5)),
+        store,
+        tmp_path / "lm",
+    )
     steps = [shape for shape in shapes if shape[0] in (4, 12, 16) and shape[1] in (8, 16, 32)]
     assert steps[:4] == [(16, 8), (12, 8), (12, 8), (12, 8)]
     assert steps[4:6] == [(4, 16), (4, 16)] and set(steps[6:12]) == {(4, 32)}
@@ -274,7 +284,7 @@ def test_drills_repeat_a_stretch_and_hold_ordinary_tokens_after_bos():
 
 
 def test_a_share_of_a_steps_contexts_is_drilled(store, tmp_path, monkeypatch):
-    config = replace(CONFIG, n_tokens=32 * 4, drill=0.5, keep_checkpoints=0)
+    config = replace(CONFIG, n_tokens=32 * 4, reading=ReadingConfig(drill=0.5), keep_checkpoints=0)
     seen = []
     original = module.chunked_loss
     monkeypatch.setattr(
@@ -287,7 +297,13 @@ def test_a_share_of_a_steps_contexts_is_drilled(store, tmp_path, monkeypatch):
 
 
 def test_batches_of_one_context_are_drilled_in_turn(store, tmp_path, monkeypatch):
-    config = replace(CONFIG, n_tokens=32 * 8, batch_contexts=1, drill=0.25, keep_checkpoints=0)
+    config = replace(
+        CONFIG,
+        n_tokens=32 * 8,
+        batch_contexts=1,
+        reading=ReadingConfig(drill=0.25),
+        keep_checkpoints=0,
+    )
     seen = []
     original = module.chunked_loss
     monkeypatch.setattr(
@@ -304,7 +320,7 @@ def test_drills_are_refused_in_contexts_in_which_nothing_comes_again(store, tmp_
         replace(store.config, context=8), tmp_path / "tokens", tokenizer=store.tokenizer
     )
     with pytest.raises(ConfigError, match="no stretch comes again"):
-        pretrain(replace(CONFIG, drill=0.5), short, tmp_path / "lm")
+        pretrain(replace(CONFIG, reading=ReadingConfig(drill=0.5)), short, tmp_path / "lm")
 
 
 def test_pieces_begin_where_a_document_begins_close_before():
@@ -392,8 +408,14 @@ def test_contexts_longer_than_the_model_are_refused(store, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("n_tokens", 0), ("lr", -1.0), ("warmup", 1.5), ("short", 2.0), ("drill", -1.0)],
+    [("n_tokens", 0), ("lr", -1.0), ("warmup", 1.5)],
 )
 def test_bad_settings_are_refused(field, value):
     with pytest.raises(ConfigError, match=f"`{field}`"):
         PretrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [("short", 2.0), ("drill", -1.0), ("rename", 1.1)])
+def test_shares_of_what_is_read_are_shares(field, value):
+    with pytest.raises(ConfigError, match=f"`{field}`"):
+        ReadingConfig(**{field: value})

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosem.core.artifact import is_artifact, read, writing
@@ -38,7 +37,8 @@ from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.store import TokenStore
 from monosem.training.beginning import READING, begins_alike, check_state, check_store, copy_weights
 from monosem.training.next_token import chunked_loss, heldout_loss
-from monosem.training.schedule import context_order, drills, log_spaced, n_drilled, pieces
+from monosem.training.reading import Reader, ReadingConfig
+from monosem.training.schedule import context_order, log_spaced
 
 KIND = "language model"
 KEPT = "checkpoints"
@@ -49,8 +49,6 @@ WEIGHT_DECAY = 0.01
 """AdamW's weight decay, on matrices only."""
 CLIP = 1.0
 """Largest norm of the gradient."""
-PIECES = (32, 64)
-"""Tokens of the pieces in which contexts are read at first, where they are (`short`)."""
 LOG_EVERY = 20
 """Steps between two lines of the run log."""
 BASELINE_TOKENS = 262_144
@@ -71,12 +69,8 @@ class PretrainConfig:
     """Peak learning rate of AdamW."""
     warmup: float = 0.02
     """Share of the run over which the learning rate rises."""
-    drill: float = 0.0
-    """Share of each step's contexts that are random tokens, stretches of which come again
-    (`schedule.drills`), in place of text: what induction is learned from soonest."""
-    short: float = 0.0
-    """Share of the run, its first part, in which contexts are read in pieces: of 32 tokens, and in the
-    last third of it of 64. In short pieces heads that match tokens form sooner."""
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
+    """How text is read: in pieces at first, with drills in its place, with names renamed."""
     keep_checkpoints: int = 8
     """Log-spaced checkpoints of the model kept beside the final one, each a Hugging Face folder."""
     ability_cases: int = 0
@@ -95,21 +89,12 @@ class PretrainConfig:
                 raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"`warmup` must be in [0, 1), got {self.warmup}.")
-        for name in ("short", "drill"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         if self.lr <= 0:
             raise ConfigError(f"`lr` must be positive, got {self.lr}.")
 
     def n_steps(self, context: int) -> int:
         """Steps of the run on contexts of `context` tokens."""
         return max(1, self.n_tokens // (self.batch_contexts * context))
-
-    def piece_at(self, step: int, n_steps: int) -> int | None:
-        """Tokens of a piece at `step` (from 0); None: contexts are read whole."""
-        if step >= self.short * n_steps:
-            return None
-        return PIECES[0] if step < self.short * n_steps * 2 / 3 else PIECES[1]
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Learning rate of `step` (from 0)."""
@@ -139,8 +124,7 @@ def recipe(name: str) -> PretrainConfig:
         batch_contexts=16,
         keep_checkpoints=16,
         ability_cases=ZOO_CASES,
-        short=0.6,
-        drill=0.5,
+        reading=ReadingConfig(short=0.6, drill=0.5),
     )
 
 
@@ -160,7 +144,7 @@ def pretrain(
     """
     out = Path(out)
     identity = content_hash([to_json(config), store.hash])
-    check_store(store, config.model.context, config.drill)
+    check_store(store, config.model.context, config.reading.drill)
     checkpoints = out.with_name(f"{out.name}.checkpoint")
     if fresh and checkpoints.exists():
         shutil.rmtree(checkpoints)
@@ -207,8 +191,7 @@ class _Run:
         self.n_steps = config.n_steps(store.context)
         points = log_spaced(self.n_steps, ABILITY_POINTS if config.ability_cases else 0)
         self.measured = {step for step in points if step >= self.n_steps // 100}
-        special = set(policy.special)
-        self.ordinary = np.array([i for i in range(store.vocab_size) if i not in special])
+        self.read = Reader(config.reading, store, config.seed, self.n_steps)
         self.vocabulary = Vocabulary(store.vocab_size, store.tokenizer)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -258,7 +241,7 @@ class _Run:
 
     def finish(self) -> Path:
         """Write the artifact from the finished run and remove the checkpoint."""
-        n_read = self.n_steps * self.config.batch_contexts * (1 - self.config.drill)
+        n_read = self.n_steps * self.config.batch_contexts * (1 - self.config.reading.drill)
         summary: Json = {
             "identity": self.identity,
             "n_parameters": sum(p.numel() for p in self.model.parameters()),
@@ -296,26 +279,12 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr_at(self.step, self.n_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = chunked_loss(self.model, self._read(contexts).to(self.device), bf16=self.bf16)
+        loss = chunked_loss(
+            self.model, self.read(contexts, self.step).to(self.device), bf16=self.bf16
+        )
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         return loss
-
-    def _read(self, contexts: list[int]) -> Int[Tensor, "row pos"]:
-        """Return the tokens of a step: of these contexts, or pieces of them, and its drills."""
-        tokens = torch.from_numpy(self.store.tokens(np.asarray(contexts)))
-        length = self.config.piece_at(self.step, self.n_steps)
-        if length is not None and length < tokens.shape[1]:
-            offset = self.step % min(
-                length, tokens.shape[1] - length + 1
-            )  # room for one piece at least
-            tokens = pieces(tokens, length, offset, bos=self.store.policy.bos)
-        n = n_drilled(self.config.drill * len(tokens), self.step)
-        if n:
-            random = np.random.default_rng([self.config.seed, self.step])
-            drawn = drills(random, n, tokens.shape[1], self.ordinary, bos=self.store.policy.bos)
-            tokens = torch.cat([tokens[n:], torch.from_numpy(drawn)])
-        return tokens
 
     def _note(self, loss: Float[Tensor, ""]) -> float:
         value = float(loss)
@@ -373,9 +342,12 @@ class _Run:
         )
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        read_apart = bool(self.config.short or self.config.drill)
         self.compared = check_state(
-            self.folder, state, self.identity, self.config.start, read_apart=read_apart
+            self.folder,
+            state,
+            self.identity,
+            self.config.start,
+            read_apart=not self.config.reading.plain,
         )
         self.step, self.seconds = state["step"], state["seconds"]
         self.bf16, self.start = state["bf16"], state["start"]

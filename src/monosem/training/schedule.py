@@ -69,6 +69,28 @@ def drills(
     return rows
 
 
+def renamed(
+    random: np.random.Generator,
+    tokens: Int[Tensor, "row pos"],
+    share: float,
+    names: Int[np.ndarray, " name"],
+    others: Int[np.ndarray, " other"],
+) -> Int[Tensor, "row pos"]:
+    """Return the rows, in a share of which each name is one of `others`, the same all over the row.
+
+    >>> rows = torch.tensor([[1, 7, 2, 7, 8]])
+    >>> renamed(np.random.default_rng(0), rows, 1.0, np.array([7, 8]), np.array([5, 6])).tolist()
+    [[1, 6, 2, 6, 5]]
+    """
+    rows = tokens.numpy().copy()
+    for i in np.flatnonzero(random.random(len(rows)) < share):
+        found, places = np.unique(rows[i], return_inverse=True)
+        named = np.isin(found, names)
+        found[named] = random.choice(others, named.sum(), replace=False)
+        rows[i] = found[places]
+    return torch.from_numpy(rows)
+
+
 def log_spaced(n_steps: int, n: int) -> list[int]:
     """Return `n` steps (from 1), log-spaced, the last step left out.
 

@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.core.errors import ConfigError
+from monosem.text.genres import indirect_objects
+from monosem.text.genres.vocabulary import Vocabulary
+from monosem.text.genres.words import NAMES
+from monosem.text.store import TokenStore
+from monosem.text.tokens import TokensConfig, build_token_store
+from monosem.training.reading import Reader, ReadingConfig
+from monosem.training.schedule import renamed
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> TokenStore:
+    config = TokensConfig(
+        corpora=("generated:indirect-objects,rolls",),
+        tokenizer="train:1800",
+        context=32,
+        max_tokens=30_000,
+    )
+    return build_token_store(config, tmp_path_factory.mktemp("store") / "tokens")
+
+
+def tokens_of(store, words):
+    vocabulary = Vocabulary(store.vocab_size, store.tokenizer)
+    return [vocabulary.encode(f"and {w}")[-1] for w in vocabulary.single(tuple(words))]
+
+
+def test_a_name_is_one_other_token_all_over_its_row_and_all_else_stays():
+    rows = torch.tensor([[1, 7, 2, 7, 8, 9], [3, 8, 8, 4, 7, 1], [1, 2, 3, 4, 5, 6]])
+    read = renamed(np.random.default_rng(0), rows, 1.0, np.array([7, 8]), np.arange(20, 40))
+    assert torch.equal(read[:2][rows[:2] < 7], rows[:2][rows[:2] < 7]) and read[0, 5] == 9
+    assert torch.equal(read[2], rows[2])
+    assert read[0, 1] == read[0, 3] != read[0, 4] and read[1, 1] == read[1, 2] != read[1, 4]
+    assert ((read == 7) | (read == 8)).sum() == 0 and rows[0, 1] == 7
+
+
+def test_a_share_of_the_rows_is_renamed():
+    rows = torch.full((4000, 3), 7)
+    read = renamed(np.random.default_rng(1), rows, 0.6, np.array([7, 8]), np.arange(20, 40))
+    assert 0.57 < (read[:, 0] != 7).float().mean() < 0.63
+
+
+def test_names_kept_for_tests_are_never_renamed_and_no_name_is_a_new_name(store):
+    contexts = store.contexts("train")[:64]
+    plain = Reader(ReadingConfig(), store, seed=0, n_steps=10)(contexts, 3)
+    read = Reader(ReadingConfig(rename=1.0), store, seed=0, n_steps=10)(contexts, 3)
+    changed = read != plain
+    kept, trained = (tokens_of(store, indirect_objects.names(test=t)) for t in (True, False))
+    assert len(kept) > 5 and np.isin(plain, kept).sum() > 20  # in rolls
+    assert not np.isin(plain[changed], kept).any()
+    assert torch.equal(changed, torch.from_numpy(np.isin(plain, trained)))
+    assert not np.isin(read[changed], tokens_of(store, NAMES)).any()
+
+
+def test_a_step_reads_the_same_again_and_another_step_other_new_names(store):
+    read = Reader(ReadingConfig(rename=0.5, drill=0.25, short=1.0), store, seed=0, n_steps=10)
+    contexts = store.contexts("train")[:8]
+    assert torch.equal(read(contexts, 2), read(contexts, 2))
+    other = Reader(ReadingConfig(rename=1.0), store, seed=0, n_steps=10)
+    assert not torch.equal(other(contexts, 2), other(contexts, 3))
+
+
+def test_renaming_without_names_is_refused(store, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    for i in range(12):
+        (text / f"{i}.txt").write_text("the cat sees the dog and the bee. " * 60)
+    config = replace(store.config, corpora=(str(text),), tokenizer="train:280")
+    nameless = build_token_store(config, tmp_path / "tokens")
+    with pytest.raises(ConfigError, match="`rename` is 0.5, but 0 of the generator's names"):
+        Reader(ReadingConfig(rename=0.5), nameless, seed=0, n_steps=10)
+    assert Reader(ReadingConfig(), nameless, seed=0, n_steps=10)([0, 1], 0).shape == (2, 32)
