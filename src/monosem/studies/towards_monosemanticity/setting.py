@@ -26,6 +26,7 @@ from monosem.studies.running import trained
 from monosem.studies.towards_monosemanticity import evaluation
 from monosem.studies.towards_monosemanticity.kinds import Nearest, nearest
 from monosem.text.tokens import TokenStore
+from monosem.training.optim import OptimConfig
 from monosem.training.trainer import TrainConfig
 
 VERSION = 5
@@ -48,8 +49,8 @@ class Scale:
     """The same of those wider than `main`."""
     batch: int
     """Of them in a step."""
-    l0: float
-    """Latents that fire in a token, aimed at."""
+    lr: float
+    """Peak learning rate (`OptimConfig.lr`): short runs take a higher one."""
     n_eval: int
     """Held-out tokens of losses, and of samples that are looked at."""
     n_density: int
@@ -68,7 +69,7 @@ SCALES: dict[str, Scale] = {
         n_tokens=100_000,
         n_widest=100_000,
         batch=256,
-        l0=16.0,
+        lr=5e-4,
         n_eval=8_192,
         n_density=40_000,
         n_units=8,
@@ -78,10 +79,10 @@ SCALES: dict[str, Scale] = {
         max_tokens=6_000_000,
         ratios=(1, 2, 8, 32),
         main=8,
-        n_tokens=800_000,
-        n_widest=150_000,
+        n_tokens=4_000_000,
+        n_widest=2_000_000,
         batch=512,
-        l0=16.0,
+        lr=1.5e-3,
         n_eval=65_536,
         n_density=150_000,
         n_units=60,
@@ -94,7 +95,7 @@ SCALES: dict[str, Scale] = {
         n_tokens=8_000_000_000,
         n_widest=8_000_000_000,
         batch=8192,
-        l0=16.0,
+        lr=5e-4,
         n_eval=1_048_576,
         n_density=100_000_000,
         n_units=400,
@@ -102,6 +103,8 @@ SCALES: dict[str, Scale] = {
     ),
 }
 """tiny: about a minute; small: an hour at most, on two cores; paper: its sizes, on any model."""
+L0 = 16.0
+"""Latents that fire on a token, aimed at: of the paper's 10 to 20."""
 ROWS_AT_ONCE = 65_536
 OTHER_SEED = 1
 """Of the second dictionary, by which one seed's latents are found in another's."""
@@ -280,7 +283,7 @@ class Setting:
     ) -> Dictionary[Any]:
         kind = ReLUConfig(
             n_latents=ratio * model.width(self.site),
-            l0=self.scale.l0,
+            l0=L0,
             seed=self.seed if seed is None else seed,
         )
         config = TrainConfig(
@@ -288,6 +291,7 @@ class Setting:
             dictionaries=(kind,),
             n_tokens=self.n_tokens(ratio),
             batch_size=self.scale.batch,
+            optim=OptimConfig(lr=self.scale.lr),
             seed=self.seed,
         )
         where = model, self.store, self.out
