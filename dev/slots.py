@@ -12,8 +12,10 @@ from random import Random
 from monosem.metrics.abilities import interval, scored
 from monosem.models.language_model import LanguageModel
 from monosem.text.genres import indirect_objects
-from monosem.text.genres.genre import Case, filled
+from monosem.text.genres.genre import Ability, Case, filled
 from monosem.text.genres.vocabulary import Vocabulary
+
+TESTED = Ability(cases=indirect_objects.cases, bar=0.9, chance=0.5)
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
             cells: list[str] = []
             for test in (False, True):
                 cases = drawn(pool, given.cases, test=test)
-                _, scores = scored(model, indirect_objects.GENRE.ability, cases, vocabulary)
+                _, scores = scored(model, TESTED, cases, vocabulary)
                 low, high = interval(sum(scores) / len(scores), len(scores))
                 cells.append(f"{sum(scores) / len(scores):.2f} ± {(high - low) / 2:.2f}")
             print(f"| {row} | {' | '.join(cells)} |")
@@ -73,7 +75,7 @@ def drawn(pool: Sequence[str], n: int, *, test: bool) -> list[Case]:
 
 def trained(random: Random) -> str:
     """Return a form of training text with its words, the two's places left open."""
-    template = indirect_objects._template(random)
+    template = indirect_objects.form(random)
     for slot in ("{w}", "{v}"):
         template = template.replace(slot, random.choice(indirect_objects.WORDS))
     return template

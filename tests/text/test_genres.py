@@ -115,7 +115,7 @@ def test_templates_of_indirect_objects_share_no_word_with_training_text_that_ano
 
 def test_four_templates_of_indirect_objects_have_an_order_that_no_training_sentence_has():
     random = Random(0)
-    orders = {_order(indirect_objects._template(random)) for _ in range(20_000)}
+    orders = {_order(indirect_objects.form(random)) for _ in range(20_000)}
     assert len(indirect_objects.NEW_ORDERS) == 4
     assert not orders & {_order(template) for template in indirect_objects.NEW_ORDERS}
     assert orders & {_order(template) for template in indirect_objects.NEW_WORDS}
@@ -343,7 +343,7 @@ def test_a_sentence_of_indirect_objects_says_its_subject_twice_and_its_object_on
 
 
 def test_what_is_given_next_is_from_either_of_the_same_two_to_the_other(monkeypatch):
-    monkeypatch.setattr(indirect_objects, "_template", lambda random: "{a} and {b}, {s}, {o}.")
+    monkeypatch.setattr(indirect_objects, "form", lambda random: "{a} and {b}, {s}, {o}.")
     random, firsts, n_gifts = Random(4), 0, 0
     for _ in range(2000):
         (a, b, s, _), said = _names_of(indirect_objects.write(random))

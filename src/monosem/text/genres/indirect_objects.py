@@ -134,7 +134,7 @@ def write(random: Random) -> str:
     a, b = random.sample(names(test=False) if random.random() < 0.75 else WORDS, 2)
     s, o = (a, b) if random.random() < 0.5 else (b, a)
     while True:  # until neither of the two stands among the sentence's other words too
-        template = " ".join((_template(random), *_more(random)))
+        template = " ".join((form(random), *_more(random)))
         parts = {"a": a, "b": b, "s": s, "o": o, "w": _word(random), "v": _word(random)}
         parts |= {"place": random.choice(TRAIN_PLACES), "gift": random.choice(TRAIN_GIFTS)}
         text = filled(template, **parts)
@@ -158,7 +158,8 @@ def _another(random: Random) -> str:
     return f"{opener[0].upper()}{opener[1:]} {given}" if opener else given
 
 
-def _template(random: Random) -> str:
+def form(random: Random) -> str:
+    """Return a form of training text: a sentence with `{a}`, `{b}`, `{s}`, `{o}` and words left open."""
     given = f"{{s}} {_or_any(random, GIVES)} {random.choice(GIFTS_GIVEN)} to {{o}}."
     meeting = _meeting(random)
     if random.random() < 0.4:
