@@ -10,6 +10,7 @@ from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.genres.words import NAMES
 from monosem.text.store import TokenStore
 from monosem.text.tokens import TokensConfig, build_token_store
+from monosem.training import schedule
 from monosem.training.reading import Reader, ReadingConfig
 from monosem.training.schedule import renamed
 
@@ -30,19 +31,26 @@ def tokens_of(store, words):
     return [vocabulary.encode(f"and {w}")[-1] for w in vocabulary.single(tuple(words))]
 
 
-def test_a_name_is_one_other_token_all_over_its_row_and_all_else_stays():
+NAMED, OTHERS, SPARED = np.array([7, 8]), np.arange(20, 60), np.array([1, 9])
+
+
+def test_a_name_is_one_other_token_all_over_its_row_and_what_is_spared_stays(monkeypatch):
     rows = torch.tensor([[1, 7, 2, 7, 8, 9], [3, 8, 8, 4, 7, 1], [1, 2, 3, 4, 5, 6]])
-    read = renamed(np.random.default_rng(0), rows, 1.0, np.array([7, 8]), np.arange(20, 40))
-    assert torch.equal(read[:2][rows[:2] < 7], rows[:2][rows[:2] < 7]) and read[0, 5] == 9
-    assert torch.equal(read[2], rows[2])
+    monkeypatch.setattr(schedule, "RENAMED", 0.0)
+    read = renamed(np.random.default_rng(0), rows, 1.0, NAMED, OTHERS, SPARED)
+    named = (rows == 7) | (rows == 8)
+    assert torch.equal(read[~named], rows[~named]) and ((read == 7) | (read == 8)).sum() == 0
     assert read[0, 1] == read[0, 3] != read[0, 4] and read[1, 1] == read[1, 2] != read[1, 4]
-    assert ((read == 7) | (read == 8)).sum() == 0 and rows[0, 1] == 7
+    monkeypatch.setattr(schedule, "RENAMED", 1.0)
+    all_ = renamed(np.random.default_rng(0), rows, 1.0, NAMED, OTHERS, SPARED)
+    assert torch.equal(all_ == rows, torch.from_numpy(np.isin(rows, SPARED))) and rows[0, 1] == 7
 
 
-def test_a_share_of_the_rows_is_renamed():
-    rows = torch.full((4000, 3), 7)
-    read = renamed(np.random.default_rng(1), rows, 0.6, np.array([7, 8]), np.arange(20, 40))
-    assert 0.57 < (read[:, 0] != 7).float().mean() < 0.63
+def test_a_share_of_the_rows_is_renamed_and_a_tenth_of_what_is_no_name():
+    rows = torch.tensor([[7, 2, 3, 4, 5]]).repeat(4000, 1)
+    read = renamed(np.random.default_rng(1), rows, 0.6, NAMED, OTHERS, SPARED)
+    changed = (read != rows).float().mean(0)
+    assert 0.57 < changed[0] < 0.63 and ((changed[1:] > 0.045) & (changed[1:] < 0.075)).all()
 
 
 def test_names_kept_for_tests_are_never_renamed_and_no_name_is_a_new_name(store):
@@ -52,8 +60,8 @@ def test_names_kept_for_tests_are_never_renamed_and_no_name_is_a_new_name(store)
     changed = read != plain
     kept, trained = (tokens_of(store, indirect_objects.names(test=t)) for t in (True, False))
     assert len(kept) > 5 and np.isin(plain, kept).sum() > 20  # in rolls
-    assert not np.isin(plain[changed], kept).any()
-    assert torch.equal(changed, torch.from_numpy(np.isin(plain, trained)))
+    assert not np.isin(plain[changed], [*kept, *store.policy.special]).any()
+    assert changed[torch.from_numpy(np.isin(plain, trained))].all()
     assert not np.isin(read[changed], tokens_of(store, NAMES)).any()
 
 

@@ -41,8 +41,8 @@ class ReadingConfig:
     """Share of the run, its first part, in which contexts are read in pieces: of 32 tokens, and in the
     last third of it of 64. In short pieces heads that match tokens form sooner."""
     rename: float = 0.0
-    """Share of the contexts or pieces in which each name is another token of the vocabulary, the same
-    wherever the name stands; names kept for tests are neither renamed nor others' new names."""
+    """Share of the contexts or pieces in which each name, and a tenth of the other tokens, is another word of
+    the vocabulary, the same wherever it stands; names kept for tests are neither renamed nor new names."""
 
     def __post_init__(self) -> None:
         """Refuse what is no share."""
@@ -72,12 +72,14 @@ class Reader:
         self._ordinary = np.array([i for i in range(store.vocab_size) if i not in special])
         vocabulary = Vocabulary(store.vocab_size, store.tokenizer)
         self._names = _tokens(vocabulary, names(test=False))
+        kept = _tokens(vocabulary, names(test=True))
+        self._spared = np.array([*special, *kept], int)
         self._others = np.setdiff1d(vocabulary.plain, _tokens(vocabulary, NAMES))
-        if config.rename and not FEWEST_NAMES <= len(self._names) <= len(self._others):
+        if config.rename and (len(self._names) < FEWEST_NAMES or len(self._others) < store.context):
             raise ConfigError(
                 f"`rename` is {config.rename}, but {len(self._names)} of the generator's names are single "
                 f"tokens of this store, and {len(self._others)} other words; at least {FEWEST_NAMES} "
-                "names, and as many words, are needed. Leave `rename` 0, or make the tokens with a "
+                f"names, and {store.context} words, are needed. Leave `rename` 0, or make the tokens with a "
                 "tokenizer that has read names (`--corpora generated --tokenizer train:2560`)."
             )
 
@@ -91,7 +93,8 @@ class Reader:
             tokens = pieces(tokens, length, offset, bos=bos)
         if self._config.rename:
             random = np.random.default_rng([self._seed, step, 1])
-            tokens = renamed(random, tokens, self._config.rename, self._names, self._others)
+            share = self._config.rename
+            tokens = renamed(random, tokens, share, self._names, self._others, self._spared)
         n = n_drilled(self._config.drill * len(tokens), step)
         if n:
             random = np.random.default_rng([self._seed, step])

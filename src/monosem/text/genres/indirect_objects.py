@@ -159,7 +159,26 @@ def _another(random: Random) -> str:
 
 
 def form(random: Random) -> str:
-    """Return a form of training text: a sentence with `{a}`, `{b}`, `{s}`, `{o}` and words left open."""
+    """Return a form of training text: a sentence with `{a}`, `{b}`, `{s}`, `{o}` and words left open.
+
+    Half of them are loosened: words stand where no part has one, and others are left out.
+    """
+    composed = _composed(random)
+    return _loosened(random, composed) if random.random() < 0.5 else composed
+
+
+def _loosened(random: Random, composed: str) -> str:
+    *words, to, o = composed.split(" ")
+    kept: list[str] = []
+    for word in words:
+        if random.random() < 0.12:
+            kept.append(_word(random) + random.choice(("", "", "", ",")))
+        if "{" in word or random.random() > 0.08:
+            kept.append(word)
+    return " ".join([kept[0][0].upper() + kept[0][1:], *kept[1:], to, o])
+
+
+def _composed(random: Random) -> str:
     given = f"{{s}} {_or_any(random, GIVES)} {random.choice(GIFTS_GIVEN)} to {{o}}."
     meeting = _meeting(random)
     if random.random() < 0.4:
