@@ -63,7 +63,7 @@ The n-gram models are interpolated Kneser-Ney, fitted on the training tokens of 
 
 DRILLED = """ A share of {share:.0%}
 of each step's contexts was random tokens that repeat, in place of text (`--drill`)."""
-RENAMED = """ In {share:.0%} of them
+RENAMED = """ In {share:.0%} of the contexts or pieces
 each name was another token of the vocabulary (`--rename`)."""
 
 
@@ -131,6 +131,7 @@ def recipe(given, artifact, tokens: Path, out: str, started: str, log: str) -> s
     spec = " ".join(store.config.corpora) + (f" --weights {weights}" if weights else "")
     reading = config["reading"]
     first = "".join(f" --{k} {reading[k]:g}" for k in ("short", "drill", "rename"))
+    first += f" --pieces {' '.join(map(str, reading['pieces']))}" if "pieces" in reading else ""
     trained = store.config.tokenizer.startswith(TRAIN_PREFIX)
     tokenizer = store.config.tokenizer if trained else f"runs/{given.name}-1-tokens/tokenizer"
     share = ":".join(f"{w:g}" for w in store.config.weights)

@@ -15,7 +15,7 @@ from monosem.models.small import PRESETS, SmallModelConfig, build
 from monosem.text.genres.corpus import GENRES
 from monosem.text.store import TokenStore
 from monosem.text.tokens import TokensConfig, build_token_store
-from monosem.training import beginning, next_token, reading
+from monosem.training import beginning, next_token
 from monosem.training import pretrain as module
 from monosem.training.pretrain import (
     KIND,
@@ -250,9 +250,8 @@ def test_a_run_reads_short_pieces_first_and_whole_contexts_at_the_end(store, tmp
         return original(model, tokens, bf16=bf16)
 
     monkeypatch.setattr(module, "chunked_loss", noting)
-    monkeypatch.setattr(reading, "PIECES", (8, 16))
     pretrain(
-        replace(CONFIG, n_tokens=32 * 4 * 12, reading=ReadingConfig(short=0.5)),
+        replace(CONFIG, n_tokens=32 * 4 * 12, reading=ReadingConfig(short=0.5, pieces=(8, 16))),
         store,
         tmp_path / "lm",
     )

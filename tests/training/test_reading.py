@@ -83,3 +83,8 @@ def test_renaming_without_names_is_refused(store, tmp_path):
     with pytest.raises(ConfigError, match="`rename` is 0.5, but 0 of the generator's names"):
         Reader(ReadingConfig(rename=0.5), nameless, seed=0, n_steps=10)
     assert Reader(ReadingConfig(), nameless, seed=0, n_steps=10)([0, 1], 0).shape == (2, 32)
+
+
+def test_pieces_of_one_token_are_refused():
+    with pytest.raises(ConfigError, match="`pieces` must be of at least 2"):
+        ReadingConfig(pieces=(32, 1))

@@ -24,8 +24,6 @@ from monosem.text.genres.words import NAMES
 from monosem.text.store import TokenStore
 from monosem.training.schedule import drills, n_drilled, pieces, renamed
 
-PIECES = (32, 64)
-"""Tokens of the pieces in which contexts are read at first, where they are (`short`)."""
 FEWEST_NAMES = 8
 """Single tokens that are names, without which renaming them says nothing."""
 
@@ -38,8 +36,10 @@ class ReadingConfig:
     """Share of each step's contexts that are random tokens, stretches of which come again
     (`schedule.drills`), in place of text: what induction is learned from soonest."""
     short: float = 0.0
-    """Share of the run, its first part, in which contexts are read in pieces: of 32 tokens, and in the
-    last third of it of 64. In short pieces heads that match tokens form sooner."""
+    """Share of the run, its first part, in which contexts are read in pieces. In short pieces heads that
+    match tokens form sooner."""
+    pieces: tuple[int, int] = (32, 64)
+    """Tokens of those pieces, and of those in the last third of that part."""
     rename: float = 0.0
     """Share of the contexts or pieces in which each name, and a tenth of the other tokens, is another word of
     the vocabulary, the same wherever it stands; names kept for tests are neither renamed nor new names."""
@@ -49,6 +49,10 @@ class ReadingConfig:
         for name in ("drill", "short", "rename"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
+        if min(self.pieces) < 2:
+            raise ConfigError(
+                f"`pieces` must be of at least 2 tokens, got {self.pieces}. Try 32 64."
+            )
 
     @property
     def plain(self) -> bool:
@@ -59,7 +63,7 @@ class ReadingConfig:
         """Tokens of a piece at `step` (from 0); None: contexts are read whole."""
         if step >= self.short * n_steps:
             return None
-        return PIECES[0] if step < self.short * n_steps * 2 / 3 else PIECES[1]
+        return self.pieces[0] if step < self.short * n_steps * 2 / 3 else self.pieces[1]
 
 
 class Reader:
