@@ -38,7 +38,9 @@ def figure() -> str:
         x=lines.Axis(label="tokens read", log=True),
         y=lines.Axis(label="share of cases won", low=0.0, high=1.0, marks=tuple(sorted(bars))),
     )
-    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" color="#6f6c66" ', 1)
+    return str(drawn).replace(
+        "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" color="#6f6c66" ', 1
+    )
 
 
 def with_table(page: str) -> str:

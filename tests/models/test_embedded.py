@@ -3,6 +3,7 @@
 import json
 import runpy
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -58,3 +59,4 @@ def test_the_figure_of_the_page_is_drawn_from_the_log():
     assert (DOCS / "induction.svg").read_text(encoding="utf-8") == drawn + "\n", (
         "run `python docs/zoo.py`"
     )
+    assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 (ours)

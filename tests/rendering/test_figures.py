@@ -71,3 +71,15 @@ def test_ticks_of_a_short_logarithmic_axis_are_ones_twos_and_fives() -> None:
     tree = ElementTree.fromstring(drawn)
     ticks = [e.text for e in tree.iter("text") if e.get("class") == "tick"]
     assert ticks == ["5", "10", "20", "50", "100", "200", "500", "1000"]
+
+
+def test_large_ticks_are_thousands_and_millions() -> None:
+    drawn = lines.svg(
+        {"a": [(5000.0, 1.0), (3e6, 2.0)]},
+        title="t",
+        x=lines.Axis(label="x", log=True),
+        y=lines.Axis(label="y"),
+    )
+    tree = ElementTree.fromstring(drawn)
+    ticks = [e.text for e in tree.iter("text") if e.get("text-anchor") == "middle"]
+    assert ticks[:3] == ["10k", "100k", "1M"]

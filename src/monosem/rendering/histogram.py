@@ -120,7 +120,7 @@ def _y_axis(top: float, log: bool, y: _Scale) -> Markup:
         Markup(
             '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" stroke="currentColor" '
             'stroke-opacity=".1"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
-        ).format(_LEFT, WIDTH - _RIGHT, y(t), y(t), _LEFT - 6, y(t) + 4, _short(t))
+        ).format(_LEFT, WIDTH - _RIGHT, y(t), y(t), _LEFT - 6, y(t) + 4, short(t))
         for t in ticks
     )
 
@@ -146,7 +146,8 @@ def _power(exponent: float) -> str:
     return f"10{digits}"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Return the number with k, M or G for thousands, millions or milliards."""
     for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:g}{name}"

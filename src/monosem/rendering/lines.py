@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from monosem.rendering.histogram import nice
+from monosem.rendering.histogram import nice, short
 from monosem.rendering.visible import printable
 
 WIDTH, HEIGHT = 480, 300
@@ -94,7 +94,13 @@ class _Scale:
         if len(powers) < 3:
             powers = [t for t in nice(10.0**self.low, 10.0**self.high, 4) if t > 0]
         powers = powers[:: max(1, math.ceil(len(powers) / 7))]
-        return [(p, f"{float(f'{p:.3g}'):g}" if 1e-3 <= p < 1e4 else f"{p:.0e}") for p in powers]
+        return [(p, _power(p)) for p in powers]
+
+
+def _power(value: float) -> str:
+    if value >= 1e4:
+        return short(float(f"{value:.3g}"))
+    return f"{float(f'{value:.3g}'):g}" if value >= 1e-3 else f"{value:.0e}"
 
 
 def _fits(value: Number, axis: Axis) -> bool:
