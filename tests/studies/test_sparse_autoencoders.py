@@ -256,6 +256,27 @@ def test_the_vectors_of_a_dictionary_are_those_it_was_trained_on(
     assert len(setting.met(10**6)) == 1024
 
 
+def test_fresh_trains_a_damaged_dictionary_anew_and_uses_a_good_one(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"n_tokens": 512, "batch": 128, "n_eval": 200, "n_density": 200, "n_cases": 1}
+    scale = dataclasses.replace(SCALES["tiny"], ratios=(1.0,), l0s=(4.0,), **sizes)
+    monkeypatch.setitem(SCALES, "tiny", scale)
+
+    def study() -> None:
+        given = {"model": model, "store": store, "scale": "tiny", "residual": SITE}
+        sparse_autoencoders(tmp_path, figures=("cases",), fresh=True, **given)
+
+    study()
+    (weights,) = tmp_path.rglob("*.safetensors")
+    whole, written = weights.read_bytes(), weights.stat().st_mtime_ns
+    study()
+    assert weights.stat().st_mtime_ns == written
+    weights.write_bytes(whole[:-9])
+    study()
+    assert weights.read_bytes() == whole
+
+
 def test_another_constant_makes_figures_anew(
     model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

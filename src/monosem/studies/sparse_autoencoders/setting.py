@@ -126,6 +126,8 @@ class Setting:
     """Site of MLP neurons."""
     out: Path
     seed: int = 0
+    fresh: bool = False
+    """Train anew what is refused; good dictionaries are used."""
     kept: dict[str, object] = field(default_factory=dict[str, object], repr=False, compare=False)
     """What one figure has measured and another needs too, by name."""
 
@@ -215,7 +217,7 @@ class Setting:
         self, name: str, model: LanguageModel, site: str, kinds: Sequence[Any]
     ) -> TrainingRun:
         config = self._config(site, kinds)
-        return trained(config, model, self.store, self.out, name=name)
+        return trained(config, model, self.store, self.out, name=name, fresh=self.fresh)
 
     def _config(self, site: str, kinds: Sequence[Any]) -> TrainConfig:
         return TrainConfig(

@@ -112,7 +112,7 @@ def sparse_autoencoders(
     chosen = SCALES[scale]
     _check_width(model.width(sites[0]), sites[0], scale, figures or FIGURES)
     store = store or running.own_text(model, out, max_tokens=chosen.max_tokens, fresh=fresh)
-    setting = Setting(chosen, model, store, *sites, out, seed)
+    setting = Setting(chosen, model, store, *sites, out, seed, fresh)
     makers: dict[str, Callable[[], Figure]] = {
         "curve-residual": partial(curve, setting, mlp=False),
         "curve-mlp": partial(curve, setting, mlp=True),
