@@ -5,6 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -264,8 +265,8 @@ def test_fresh_trains_a_damaged_dictionary_anew_and_uses_a_good_one(
     monkeypatch.setitem(SCALES, "tiny", scale)
 
     def study() -> None:
-        given = {"model": model, "store": store, "scale": "tiny", "residual": SITE}
-        sparse_autoencoders(tmp_path, figures=("cases",), fresh=True, **given)
+        shared: dict[str, Any] = {"scale": "tiny", "residual": SITE, "figures": ("cases",)}
+        sparse_autoencoders(tmp_path, model=model, store=store, fresh=True, **shared)
 
     study()
     (weights,) = tmp_path.rglob("*.safetensors")
