@@ -63,8 +63,8 @@ The n-gram models are interpolated Kneser-Ney, fitted on the training tokens of 
 
 DRILLED = """ A share of {share:.0%}
 of each step's contexts was random tokens that repeat, in place of text (`--drill`)."""
-RENAMED = """ In {share:.0%} of the contexts or pieces
-each name was another token of the vocabulary (`--rename`)."""
+RENAMED = """ In {share:.0%} of the documents
+each name, and a tenth of the other words, was another word of the vocabulary (`--rename`)."""
 
 
 def main() -> None:
@@ -130,18 +130,19 @@ def recipe(given, artifact, tokens: Path, out: str, started: str, log: str) -> s
     weights = " ".join(f"{w:g}" for w in store.config.weights)
     spec = " ".join(store.config.corpora) + (f" --weights {weights}" if weights else "")
     reading = config["reading"]
-    first = "".join(f" --{k} {reading[k]:g}" for k in ("short", "drill", "rename"))
+    first = "".join(f" --{k} {reading[k]:g}" for k in ("short", "whole", "drill", "rename"))
     first += f" --pieces {' '.join(map(str, reading['pieces']))}" if "pieces" in reading else ""
     trained = store.config.tokenizer.startswith(TRAIN_PREFIX)
     tokenizer = store.config.tokenizer if trained else f"runs/{given.name}-1-tokens/tokenizer"
     share = ":".join(f"{w:g}" for w in store.config.weights)
+    most = f" --max-tokens {store.config.max_tokens}" if store.config.max_tokens else ""
     return RUN.format(
         preset=given.preset or given.name,
         corpora=", ".join(f"`{c}`" for c in store.config.corpora)
         + (f", in the proportion {share}" if share else ""),
         train_tokens=store.n_tokens("train"),
         epochs=summary["epochs"],
-        spec=f"{spec} --tokenizer {tokenizer} --context {store.context}",
+        spec=f"{spec} --tokenizer {tokenizer} --context {store.context}{most}",
         n_tokens=config["n_tokens"],
         batch=config["batch_contexts"],
         lr=config["lr"],

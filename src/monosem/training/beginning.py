@@ -17,7 +17,7 @@ from monosem.models.language_model import LanguageModel
 from monosem.text.store import TokenStore
 from monosem.training.next_token import SmallModel
 
-READING = 2
+READING = 3
 """Version of what a step reads in pieces or drills; a run that began under another does not go on."""
 LEAST_DRILLED = 32
 """Tokens of the shortest context in which every drill repeats something."""

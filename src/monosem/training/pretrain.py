@@ -13,7 +13,7 @@ import math
 import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -106,6 +106,10 @@ class PretrainConfig:
 
 
 ZOO_CASES = 200
+PEOPLE = {"3L-attn-only": (80_000_000, 3e-3), "4L": (44_000_000, 2e-3)}
+"""Presets that are trained to follow people in sentences: tokens, peak learning rate."""
+OF_PEOPLE = ReadingConfig(short=1.0, pieces=(32, 32), whole=0.2, drill=0.2, rename=0.85)
+"""How those read: mostly in short pieces, most names renamed (docs/zoo.md says what else was tried)."""
 
 
 def recipe(name: str) -> PretrainConfig:
@@ -119,13 +123,17 @@ def recipe(name: str) -> PretrainConfig:
         return PretrainConfig(model=shape)
     if shape.n_layers == 1:
         return PretrainConfig(model=shape, seed=1 if name == "1L-b" else 0)
-    return PretrainConfig(
+    zoo = PretrainConfig(
         model=shape,
         batch_contexts=16,
         keep_checkpoints=16,
         ability_cases=ZOO_CASES,
         reading=ReadingConfig(short=0.6, drill=0.5),
     )
+    if name not in PEOPLE:
+        return zoo
+    n_tokens, lr = PEOPLE[name]
+    return replace(zoo, n_tokens=n_tokens, lr=lr, keep_checkpoints=24, reading=OF_PEOPLE)
 
 
 def pretrain(

@@ -1,9 +1,10 @@
 """What a step of pretraining reads: contexts whole or in pieces, drills in their place, names renamed.
 
-Each of the three is a way to have an ability learnt sooner, or of more tokens than text holds it for:
+Each is a way to have an ability learnt sooner, or of more tokens than text holds it for:
 
     short    in short pieces heads that match tokens form sooner
     drill    random tokens that repeat are what induction is learned from soonest
+    whole    later positions are learnt beside short pieces, not after them
     rename   what a model learns of names it then has to learn of places in a sentence
 
 A step's tokens are a function of the contexts, the seed and the step: a resumed run reads the same.
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from monosem.core.errors import ConfigError
 from monosem.text.genres.indirect_objects import names
+from monosem.text.genres.pronouns import SEXED
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.genres.words import NAMES
 from monosem.text.store import TokenStore
-from monosem.training.schedule import drills, n_drilled, pieces, renamed
+from monosem.training.renaming import Renaming
+from monosem.training.schedule import drills, n_drilled, pieces
 
 FEWEST_NAMES = 8
 """Single tokens that are names, without which renaming them says nothing."""
@@ -40,13 +43,17 @@ class ReadingConfig:
     match tokens form sooner."""
     pieces: tuple[int, int] = (32, 64)
     """Tokens of those pieces, and of those in the last third of that part."""
+    whole: float = 0.0
+    """Share of the steps of that part in which contexts are read whole all the same: without one, and with
+    `short` 1, positions after the longest piece are never learnt."""
     rename: float = 0.0
-    """Share of the contexts or pieces in which each name, and a tenth of the other tokens, is another word of
-    the vocabulary, the same wherever it stands; names kept for tests are neither renamed nor new names."""
+    """Share of the documents in which each name, and a tenth of the other words, is another word of the
+    vocabulary, the same wherever it stands (`renaming.Renaming`); names kept for tests are neither renamed
+    nor new names, and documents that say whether a name is a woman's or a man's stay as they are."""
 
     def __post_init__(self) -> None:
         """Refuse what is no share."""
-        for name in ("drill", "short", "rename"):
+        for name in ("drill", "short", "whole", "rename"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         if min(self.pieces) < 2:
@@ -61,7 +68,7 @@ class ReadingConfig:
 
     def piece_at(self, step: int, n_steps: int) -> int | None:
         """Tokens of a piece at `step` (from 0); None: contexts are read whole."""
-        if step >= self.short * n_steps:
+        if step >= self.short * n_steps or n_drilled(self.whole, step):
             return None
         return self.pieces[0] if step < self.short * n_steps * 2 / 3 else self.pieces[1]
 
@@ -75,14 +82,20 @@ class Reader:
         special = set(store.policy.special)
         self._ordinary = np.array([i for i in range(store.vocab_size) if i not in special])
         vocabulary = Vocabulary(store.vocab_size, store.tokenizer)
-        self._names = _tokens(vocabulary, names(test=False))
         kept = _tokens(vocabulary, names(test=True))
-        self._spared = np.array([*special, *kept], int)
-        self._others = np.setdiff1d(vocabulary.plain, _tokens(vocabulary, NAMES))
-        if config.rename and (len(self._names) < FEWEST_NAMES or len(self._others) < store.context):
+        self._rename = Renaming(
+            share=config.rename,
+            names=_tokens(vocabulary, names(test=False)),
+            others=np.setdiff1d(vocabulary.plain, _tokens(vocabulary, (*NAMES, *SEXED))),
+            spared=np.array([*special, *kept], int),
+            telling=_tokens(vocabulary, SEXED),
+            bos=store.policy.bos,
+        )
+        n_names, n_others = len(self._rename.names), len(self._rename.others)
+        if config.rename and (n_names < FEWEST_NAMES or n_others < store.context):
             raise ConfigError(
-                f"`rename` is {config.rename}, but {len(self._names)} of the generator's names are single "
-                f"tokens of this store, and {len(self._others)} other words; at least {FEWEST_NAMES} "
+                f"`rename` is {config.rename}, but {n_names} of the generator's names are single "
+                f"tokens of this store, and {n_others} other words; at least {FEWEST_NAMES} "
                 f"names, and {store.context} words, are needed. Leave `rename` 0, or make the tokens with a "
                 "tokenizer that has read names (`--corpora generated --tokenizer train:2560`)."
             )
@@ -96,9 +109,7 @@ class Reader:
             offset = step % min(length, tokens.shape[1] - length + 1)
             tokens = pieces(tokens, length, offset, bos=bos)
         if self._config.rename:
-            random = np.random.default_rng([self._seed, step, 1])
-            share = self._config.rename
-            tokens = renamed(random, tokens, share, self._names, self._others, self._spared)
+            tokens = self._rename(np.random.default_rng([self._seed, step, 1]), tokens)
         n = n_drilled(self._config.drill * len(tokens), step)
         if n:
             random = np.random.default_rng([self._seed, step])

@@ -9,9 +9,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-RENAMED = 0.1
-"""Share of the tokens renamed beside the names: what stands around names is not to be relied on."""
-
 
 def context_order(n_contexts: int, seed: int) -> Generator[int]:
     """Yield positions of contexts for ever, each epoch a fresh permutation of all of them."""
@@ -70,33 +67,6 @@ def drills(
             parts.append(stretch[random.integers(len(stretch) // 2) :])
         row[:] = np.concatenate(parts)[:length]
     return rows
-
-
-def renamed(
-    random: np.random.Generator,
-    tokens: Int[Tensor, "row pos"],
-    share: float,
-    names: Int[np.ndarray, " name"],
-    others: Int[np.ndarray, " other"],
-    spared: Int[np.ndarray, " spared"],
-) -> Int[Tensor, "row pos"]:
-    """Return the rows, in a share of which each name, and a tenth of all but the `spared` tokens, is one of
-    `others`, the same all over the row.
-
-    >>> rows, none = torch.tensor([[1, 7, 2, 7, 8]]), np.array([], int)
-    >>> renamed(
-    ...     np.random.default_rng(3), rows, 1.0, np.array([7, 8]), np.array([5, 6]), none
-    ... ).tolist()
-    [[1, 6, 2, 6, 5]]
-    """
-    rows = tokens.numpy().copy()
-    for i in np.flatnonzero(random.random(len(rows)) < share):
-        found, places = np.unique(rows[i], return_inverse=True)
-        drawn = (random.random(len(found)) < RENAMED) & ~np.isin(found, spared)
-        drawn |= np.isin(found, names)
-        found[drawn] = random.choice(others, drawn.sum(), replace=False)
-        rows[i] = found[places]
-    return torch.from_numpy(rows)
 
 
 def log_spaced(n_steps: int, n: int) -> list[int]:

@@ -51,6 +51,8 @@ PEOPLE = {
     True: {"girl": "girl", "woman": "woman", "sister": "sister"},
     False: {"girl": "boy", "woman": "man", "sister": "brother"},
 }
+SEXED = tuple(sorted({w for side in (WORDS, PEOPLE) for of in side.values() for w in of.values()}))
+"""Words that say whether it is a woman or a man."""
 
 
 def names(test: bool) -> tuple[str, ...]:
