@@ -149,6 +149,23 @@ def test_undertraining_compares_models_and_lengths(
     assert again == figure
 
 
+@pytest.mark.slow
+def test_fresh_trains_a_damaged_dictionary_of_undertraining_anew(
+    tmp_path: Path, model: LanguageModel, store: TokenStore
+) -> None:
+    out, checkpoint = tmp_path / "out", tmp_path / "checkpoints" / "step-1"
+    model.model.save_pretrained(checkpoint)
+    store.tokenizer.save_pretrained(checkpoint)
+    study = ["toy", "undertraining", "--checkpoints", str(checkpoint.parent), "--device", "cpu"]
+    study += ["--tokens", str(store.path), "--out", str(out), "--n-tokens", "1000"]
+    assert cli.main(study) == 0
+    weights = next(out.rglob("weights.safetensors"))
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-9])
+    assert cli.main([*study, "--fresh"]) == 0
+    assert weights.read_bytes() == whole
+
+
 def test_firings_are_the_latents_above_zero(model: LanguageModel, store: TokenStore) -> None:
     torch.manual_seed(0)
     from monosem.dictionaries.topk import TopK

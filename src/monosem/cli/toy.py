@@ -48,7 +48,8 @@ class Arguments:
     n_tokens: tuple[int, ...] = (50_000, 200_000, 800_000)
     """For `undertraining`: lengths of training; `worlds` reads the first."""
     fresh: bool = False
-    """Make every figure anew."""
+    """Make every figure anew; dictionaries of `undertraining` only where they are refused (damaged, or
+    stopped on another machine)."""
     json: bool = False
     """Print the items as JSON."""
 
@@ -138,7 +139,12 @@ def _undertraining(given: Arguments, checkpoints: Path, store: "TokenStore") -> 
     asked = [given.site, list(given.n_tokens), given.seed]
     key = content_hash([VERSION, hashes, store.hash, *asked])
     out = given.out / f"undertraining-{key[:8]}"
-    make = partial(undertraining, models, store, given.site, given.n_tokens, out, seed=given.seed)
+    make = partial(
+        undertraining,
+        *(models, store, given.site, given.n_tokens, out),
+        seed=given.seed,
+        fresh=given.fresh,
+    )
     return Stage(make=make, key=key)
 
 

@@ -23,8 +23,9 @@ from monosem.metrics.stream import Place, activations, blocks, ordinary_mean, vi
 from monosem.models.language_model import LanguageModel
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
+from monosem.studies.running import trained
 from monosem.text.tokens import TokenStore
-from monosem.training.trainer import TrainConfig, train
+from monosem.training.trainer import TrainConfig
 
 HELD_OUT = 20_000
 """Held-out tokens that the variance is measured on."""
@@ -54,8 +55,12 @@ def undertraining(
     n_latents: int = 512,
     k: int = 16,
     seed: int = 0,
+    fresh: bool = False,
 ) -> Figure:
-    """Return the figure for `models` by step; dictionaries are kept in `out`, and used again."""
+    """Return the figure for `models` by step; dictionaries are kept in `out`, and used again.
+
+    `fresh` trains those anew that are refused.
+    """
     cells: list[Cell] = []
     with progress("undertraining", total=len(models) * len(n_tokens)) as bar:
         for step, model in models.items():
@@ -66,7 +71,8 @@ def undertraining(
                 config = TrainConfig(
                     site=site, dictionaries=kinds, n_tokens=n, batch_size=512, seed=seed
                 )
-                run = train(config, model, store, out / f"step-{step}-tokens-{n}")
+                name = f"step-{step}-tokens-{n}"
+                run = trained(config, model, store, out, name=name, fresh=fresh)
                 cells.append(_cell(step, n, [run[name] for name in run.names], model, store, site))
                 bar.advance(1)
     return Figure(
