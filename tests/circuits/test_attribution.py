@@ -180,7 +180,8 @@ def test_attention_only_models_are_attributed_like_any_other(make, precise_norms
     converted = LanguageModel(precise_norms(made.model), name="converted", family=row)
     for sources in CUTS:
         target = targets.logit(converted, 7)
-        close(attribute(converted, tokens, target, sources=sources))
+        found = attribute(converted, tokens, target, sources=sources)
+        close(found, true_logit(converted, tokens, 7))
     neuron = targets.neuron(converted, 1, 3)
     close(attribute(converted, tokens, neuron, sources=("heads",)))
 

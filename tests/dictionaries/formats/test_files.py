@@ -328,16 +328,17 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def opened(path: Path) -> None:
-    """Read whatever lies there into dictionaries."""
+def opened(path: Path) -> int:
+    """Read whatever lies there into dictionaries, and return how many there are."""
     contents = table.read(path)
     many = [contents] if isinstance(contents, Specification) else list(contents.values())
     for s in many:
         dictionary_of(s)
+    return len(many)
 
 
 def test_each_sample_is_read(folder: Path) -> None:
-    opened(folder)
+    assert opened(folder) > 0
 
 
 @given(data=st.data())
