@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
+from scipy.stats import ttest_1samp
+from sklearn.metrics import f1_score
 
-from monosem.metrics.absorption import absorption, looked_at, main_latents, over_classes
+from monosem.metrics.absorption import (
+    Absorption,
+    absorption,
+    looked_at,
+    main_latents,
+    over_classes,
+)
+from monosem.metrics.measure import Measure
 from monosem.metrics.probes import Split, balanced
 
 N, D = 3000, 40
@@ -105,3 +114,47 @@ def test_labels_that_are_not_there_are_not_applicable_and_few_classes_have_no_me
     assert void == "not applicable: it applies to 1 of 2 classes, of at least 3"
     three = over_classes(dict.fromkeys("abc", known) | {"d": unknown})
     assert three["main_f1"].value == pytest.approx(known.main_f1.value)
+
+
+def test_intervals_are_over_the_contexts_of_the_examples_that_are_looked_at(drawn_anew):
+    latents, x, W_dec, labels, groups, case = world(absorbed=True)
+    taken = np.argsort(case >= CASES, kind="stable")  # whole contexts are absorbed, or not at all
+    named = np.empty(N, int)
+    named[taken] = np.arange(N) // 8
+    split = balanced(labels, named, n_train=900, n_test=900)
+    found = absorption(latents, x, W_dec, BIAS, split)
+    assert found.main.tolist() == [24]
+    rows = split.test[labels[split.test]]
+    full, own = (case[rows] < CASES).astype(float), named[rows]
+    assert found.full.value == pytest.approx(full.mean(), abs=0.01)
+    assert (found.full.low, found.full.high) == drawn_anew(
+        lambda i: full[i].mean(), own, within=0.4
+    )
+    assert (found.fraction.low, found.fraction.high) == drawn_anew(
+        lambda i: full[i].mean(), own, within=0.45
+    )
+    y, said = labels[split.test], latents.toarray()[split.test, 24] > 0
+    right = y & said
+    assert found.main_f1.value == pytest.approx(f1_score(y, said))
+    f1 = drawn_anew(lambda i: 2 * right[i].sum() / (y[i].sum() + said[i].sum()), named[split.test])
+    assert (found.main_f1.low, found.main_f1.high) == f1
+    one_by_one = 2 * 1.96 * full.std() / np.sqrt(len(full))
+    assert found.full.high - found.full.low > 1.4 * one_by_one
+
+
+def test_the_mean_over_classes_has_the_interval_of_a_mean_of_few():
+    def measured(value):
+        measures = (Measure(value=v, null=v / 4, n=9) for v in (value, value / 2, 1 - value))
+        names = ("full", "fraction", "main_f1")
+        none = {"main": np.zeros(0, int), "absorbers": {}}
+        return Absorption(**dict(zip(names, measures, strict=True)), **none)
+
+    values = np.array([0.1, 0.3, 0.2, 0.8])
+    found = over_classes({str(v): measured(float(v)) for v in values})
+    for name, scale in (("full_absorption", 1.0), ("absorption_fraction", 0.5), ("main_f1", 1.0)):
+        theirs = ttest_1samp(values * scale, 0.0).confidence_interval(0.95)
+        ends = (theirs.low, theirs.high)
+        if name == "main_f1":
+            ends = (1 - theirs.high, 1 - theirs.low)
+        assert (found[name].low, found[name].high) == pytest.approx(ends)
+    assert found["full_absorption"].null == pytest.approx(values.mean() / 4)

@@ -111,3 +111,44 @@ def test_a_reader_of_ones_own_is_asked_and_what_cannot_be_read_is_not_applicable
     assert found["one"].score.void == "not applicable: `one` has one class"
     assert "of at least 25 on each side" in found["rare"].score.void
     assert found["country"].score.applicable
+
+
+def test_intervals_draw_the_contexts_of_bases_and_of_sources_anew(monkeypatch, jackknife):
+    """A latent holds the language ten times over in half of the contexts, and not at all in the others.
+
+    So a language is exchanged where the context of the base is of the first sort, or that of the source.
+    """
+    random, groups = np.random.default_rng(3), np.arange(N) // 10
+    holds = (random.random(N // 10) < 0.5)[groups]
+    country, language = np.arange(N) % 2, np.arange(N) // 2 % 2
+    latents = csr_array((holds * 10.0 * (2 * language - 1))[:, None])
+    x = np.stack([country, 2 * language - 1], 1).astype(float)
+    readers = {
+        name: lambda x, i=i, above=above: (x[:, i] > above).astype(np.int64)
+        for i, (name, above) in enumerate((("country", 0.5), ("language", 0.0)))
+    }
+    drawn = []
+
+    def pairs(rows, classes, n, _):
+        either = [random.choice(rows[classes[rows] == c], n) for c in (0, 1)]
+        drawn.append(random.permuted(np.array(either), axis=0))
+        return drawn[-1]
+
+    monkeypatch.setattr("monosem.metrics.disentanglement._pairs", pairs)
+    attributes = {"country": country, "language": language}
+    coded = Coded(x, latents, np.array([[0.0, 1.0]]))
+    found = disentanglement(coded, attributes, groups, readers=readers, ns=(1,))["language"]
+    base, source = drawn[-1]
+    assert found.isolation.value == found.isolation.low == found.isolation.high == 1
+    moved = (holds[base] | holds[source]).astype(float)
+    assert found.cause.value == moved.mean() and found.cause.n == 400
+    contexts = np.unique(groups[drawn[-1]])
+    without = np.array(
+        [moved[(groups[base] != c) & (groups[source] != c)].mean() for c in contexts]
+    )
+    n = len(contexts)
+    error = np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+    assert error > 1.3 * moved.std() / np.sqrt(400)
+    for measure, size in ((found.cause, error), (found.score, error / 2)):
+        ends = (measure.value - 1.96 * size, measure.value + 1.96 * size)
+        assert (measure.low, measure.high) == pytest.approx(ends, abs=0.3 * size)

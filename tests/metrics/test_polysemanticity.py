@@ -164,3 +164,28 @@ def test_a_unit_that_latents_do_not_make_up_is_not_accounted_for(text):
     assert account(np.ones(n), sample(text, latents)).needed.void.endswith("same on every token")
     with pytest.raises(ConfigError, match="The unit has 3 tokens"):
         account(np.ones(3), sample(text, latents))
+
+
+def test_the_largest_of_many_equal_kinds_has_an_interval_around_its_own_share(
+    text, space, jackknife
+):
+    found = polysemanticity(
+        firing(text, list(range(1, 97, 8))), sample(text, np.zeros((1, 1))), space
+    )
+    own, context_of = found.kinds == 0, text.context_of[found.rows]
+    share = found.weights[own].sum()
+    assert found.largest.value == pytest.approx(share) and share < 0.25
+    weights = found.weights
+    ends = jackknife(lambda i: weights[i][own[i]].sum() / weights[i].sum(), context_of)
+    assert (found.largest.low, found.largest.high) == ends
+    assert found.largest.low < 1 / TOPICS < found.largest.high and found.largest.n == len(own)
+
+
+def test_intervals_over_units_are_those_of_medians(text, space, is_that_of_a_median):
+    words = np.stack([firing(text, [w, w + 20 * (w % 3)]) for w in range(1, 32)], 1)
+    found = of_units(sample(text, words), space, n_units=31, n_contexts=60)
+    for measure, name in ((found.effective, "effective"), (found.largest, "largest")):
+        values = np.array([getattr(each, name).value for each in found.each])
+        assert is_that_of_a_median(measure, values)
+        chances = [getattr(each, name).null for each in found.each]
+        assert measure.null == pytest.approx(np.median(chances)) and measure.n == 31

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_array
 
-from monosem.metrics.measure import N_CHANCES, Measure, grouped, mean, not_applicable
+from monosem.metrics.measure import N_CHANCES, Measure, grouped, mean_of_few, not_applicable
 from monosem.metrics.probes import FEWEST, NEEDED_F1, Split, f1, fit
 from monosem.metrics.sparse_probing import Known, lacking, supervised_probe, telling
 
@@ -192,7 +192,7 @@ def looked_at(
     return full, fraction, who
 
 
-def over_classes(found: Mapping[str, Absorption], *, seed: int = 0) -> dict[str, Measure]:
+def over_classes(found: Mapping[str, Absorption]) -> dict[str, Measure]:
     """Return the means over the classes of one task (letters, say) of those to which it applies."""
     known = [each for each in found.values() if each.full.applicable]
     if len(known) < FEWEST_CLASSES:
@@ -204,6 +204,6 @@ def over_classes(found: Mapping[str, Absorption], *, seed: int = 0) -> dict[str,
     def over(measures: list[Measure]) -> Measure:
         nulls = [m.null for m in measures if m.null is not None]
         values = np.array([m.value for m in measures if m.value is not None])
-        return mean(values, seed=seed, null=float(np.mean(nulls)) if nulls else None)
+        return mean_of_few(values, null=float(np.mean(nulls)) if nulls else None)
 
     return {name: over([each.measures()[name] for each in known]) for name in known[0].measures()}

@@ -9,6 +9,7 @@ In the manner of RAVEL (Huang et al. 2024, arXiv:2402.17700). S are the n latent
 attribute most (one-way analysis of variance), n the best of `NS` on training pairs; pairs of bases and
 sources of other contexts decide. What is read is what linear readers of the activations say, or any
 function that is given: a language model's answer, say. The null exchanges as many random latents that fire.
+Intervals draw groups anew, for bases and sources alike.
 
 SAEBench learns a mask over latents instead, which takes gradients through the model, and leaves the error
 out; so figures of the two are not the same.
@@ -23,7 +24,7 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from monosem.metrics.measure import N_CHANCES, Measure, Null, grouped, not_applicable
+from monosem.metrics.measure import N_CHANCES, Measure, Null, crossed, not_applicable
 from monosem.metrics.perturbation import Coded
 from monosem.metrics.probes import FEWEST, MOST_STEPS, NEEDED_F1
 
@@ -151,10 +152,9 @@ def _of_one(
         for _ in range(N_CHANCES)
     ]
     nulls = np.array(chance).T
-    contexts = groups[test[0]]  # those of the bases are drawn anew
 
     def over(values: np.ndarray, null: Null) -> Measure:
-        return grouped(lambda i: float(values[i].mean()), contexts, seed=seed, null=null)
+        return crossed(values, groups[test], seed=seed, null=null)
 
     return Disentanglement(
         score=over((cause + isolation) / 2, nulls.mean(0)),

@@ -1,7 +1,8 @@
 """Measure: a number with its interval and what chance gives, or the reason why there is none.
 
     interval   95 %, by the percentile bootstrap of what was drawn independently (contexts, latents,
-               test examples), seeded; or Wilson's, of a share of independent cases
+               test examples), seeded; of few of them it is too narrow: it covers 93 % of 20, 84 % of 5.
+               Wilson's, of a share of independent cases; Student's, of the mean of a few labels
     null       the same measure where it can only be chance: labels shuffled, tokens paired anew, random
                directions; of as many candidates, where it is the largest of several. Where chance was drawn
                several times: their mean, and `null_high`, the largest of them
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int64
+from scipy.stats import t as student
 
 from monosem.core.config import Json
 
@@ -161,6 +163,30 @@ def grouped(
     return replace(found, n=len(groups))
 
 
+def crossed(
+    values: Float[np.ndarray, " pairs"],
+    groups: Int64[np.ndarray, "two pairs"],
+    *,
+    seed: int = 0,
+    null: Null = None,
+) -> Measure:
+    """Return the mean over pairs, with the interval of drawing anew the groups that both sides are of.
+
+    A pair counts as often as both were drawn: pairs that share either are not independent (Owen 2007,
+    "The pigeonhole bootstrap").
+    """
+    names, inverse = np.unique(groups.ravel(), return_inverse=True)
+    first, second = inverse.reshape(2, -1)
+
+    def drawn_mean(drawn: np.ndarray) -> float:
+        times = np.bincount(drawn, minlength=len(names)).astype(np.float64)
+        weights = times[first] * times[second]
+        total = float(weights.sum())
+        return float(weights @ values) / total if total else math.nan
+
+    return replace(bootstrap(drawn_mean, len(names), seed=seed, null=null), n=len(values))
+
+
 def mean(
     values: Float[np.ndarray, " n"],
     *,
@@ -181,6 +207,22 @@ def mean(
         return float(values[drawn].sum()) / total if total else math.nan
 
     return bootstrap(ratio, len(values), seed=seed, null=null)
+
+
+def mean_of_few(values: Float[np.ndarray, " n"], *, null: Null = None) -> Measure:
+    """Return the mean of independent values with Student's interval, which covers what it says from two on.
+
+    >>> found = mean_of_few(np.array([1.0, 2.0, 3.0]))
+    >>> found.value, round(found.low, 3), round(found.high, 3)
+    (2.0, -0.484, 4.484)
+    """
+    n = len(values)
+    if n < 2:
+        return not_applicable(f"an interval of a mean takes 2 values, and there are {n}", n)
+    middle = float(values.mean())
+    quantile = float(student.ppf(0.5 + LEVEL / 200, n - 1))
+    half = quantile * float(values.std(ddof=1)) / math.sqrt(n)
+    return beside_chance(Measure(value=middle, low=middle - half, high=middle + half, n=n), null)
 
 
 def median(values: Float[np.ndarray, " n"], *, seed: int = 0, null: Null = None) -> Measure:

@@ -4,14 +4,15 @@
                  each with the weight that makes them stand for all
     kinds        average linkage in a `ContextSpace`, until no two clusters are alike on average
     effective    exp(-Σ p log p), p: share of the unit's activation in each kind
-    largest      the largest p
+    largest      the largest p; its interval is of the share of that kind, contexts drawn anew
     null         the same of as many tokens drawn from anywhere, with the same weights
     needed       latents of a dictionary, chosen one by one, until they explain `SHARE` of the variance
                  of the unit on contexts that had no part in choosing them (orthogonal matching pursuit)
 
 The space is fixed before any unit is looked at, and knows no dictionary. `effective` grows with the number
 of contexts that are looked at: compare units at the same number, and with the null. It has no interval for
-one unit (contexts drawn anew would repeat themselves, and repeats are alike); over units it has.
+one unit (contexts drawn anew would repeat themselves, and repeats are alike); over units it has. Nor is the
+largest of each draw taken for `largest`: of many equal kinds one is always drawn too often.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from scipy.sparse import csr_array
 
 from monosem.core.errors import ConfigError
 from monosem.metrics.context_space import ContextSpace
-from monosem.metrics.measure import Measure, bootstrap, median, not_applicable
+from monosem.metrics.measure import Measure, grouped, median, not_applicable
 from monosem.metrics.sample import Sample, shape_of
 
 N_LEVELS = 10
@@ -73,9 +74,9 @@ def polysemanticity(
     p, by_chance = shares(kinds, weights), shares(chance, weights)
     return Polysemanticity(
         effective=Measure(value=effective_number(p), null=effective_number(by_chance), n=len(rows)),
-        largest=bootstrap(
-            lambda i: float(shares(kinds[i], weights[i]).max()),
-            len(rows),
+        largest=grouped(
+            lambda i: float(weights[i][kinds[i] == 0].sum() / weights[i].sum()),
+            sample.text.context_of[rows],
             seed=seed,
             null=float(by_chance.max()),
         ),

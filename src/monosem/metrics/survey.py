@@ -24,8 +24,7 @@ from monosem.metrics.divergence import divergence
 from monosem.metrics.evaluate import EvaluateConfig, prepared
 from monosem.metrics.geometry import geometry
 from monosem.metrics.matching import matching
-from monosem.metrics.measure import Measure, median, not_applicable, share
-from monosem.metrics.measure import mean as mean_of
+from monosem.metrics.measure import Measure, mean_of_few, median, not_applicable, share
 from monosem.metrics.perturbation import Coded, tpp
 from monosem.metrics.polysemanticity import MOST_LATENTS, SHARE, account, of_units
 from monosem.metrics.positions import N_MEAN_TOKENS, beyond, by_position
@@ -199,7 +198,7 @@ def _probing(subject: Subject) -> Measures:
         found |= {f"{name} {measure}": value for measure, value in probing.measures().items()}
         for k, measure in probing.auc.items():
             by_k[k].append(measure)
-    means = {f"mean auc_k{k}": _over(some, config.seed) for k, some in by_k.items()}
+    means = {f"mean auc_k{k}": _over(some) for k, some in by_k.items()}
     return {**means, **found}
 
 
@@ -214,7 +213,7 @@ def _absorption(subject: Subject) -> Measures:
         each[letter] = absorption(
             coded.latents, coded.x, coded.W_dec, centre, split, supervised=known, seed=subject.seed
         )
-    return over_classes(each, seed=subject.seed)
+    return over_classes(each)
 
 
 def _perturbation(subject: Subject) -> Measures:
@@ -303,14 +302,14 @@ def _letters(subject: Subject) -> dict[str, Split]:
     return splits
 
 
-def _over(found: list[Measure], seed: int) -> Measure:
+def _over(found: list[Measure]) -> Measure:
     known = [m for m in found if m.value is not None]
     if len(known) < FEWEST_TASKS:
         return not_applicable(
             f"it applies to {len(known)} of {len(found)} labels, of at least {FEWEST_TASKS}"
         )
     null = float(np.mean([m.null for m in known if m.null is not None]))
-    return mean_of(np.array([m.value for m in known], np.float64), seed=seed, null=null)
+    return mean_of_few(np.array([m.value for m in known], np.float64), null=null)
 
 
 def _other(subject: Subject) -> Other:
