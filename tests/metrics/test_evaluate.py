@@ -180,6 +180,45 @@ def test_batches_of_any_size_give_the_same_measures(found, dictionary, model, st
     assert other["n_dead"] == found["n_dead"]
 
 
+def test_intervals_are_those_of_drawing_contexts_anew(found, dictionary, model, store, drawn_anew):
+    tokens = torch.from_numpy(store.tokens(visit(store, "heldout", 0)[:20]))
+    ordinary = torch.from_numpy(store.ordinary(tokens.numpy()))[..., None]
+    x, mean = model.capture(tokens, [SITE])[SITE], mean_of(model, store)
+    made = {"spliced": dictionary(x), "zero": torch.zeros_like(x), "mean": mean.expand_as(x)}
+    targets = ordinary[:, 1:, 0].numpy()
+    original = np.where(targets, model.losses(tokens).double().numpy(), 0)
+    rise = {}
+    for run, value in made.items():
+        with model.replaced({SITE: lambda old, v=value: torch.where(ordinary, v, old)}):
+            losses = model.losses(tokens).double().numpy()
+        rise[run] = np.where(targets, losses - original, 0).sum(1)
+    error = np.where(ordinary[..., 0], (x - made["spliced"]).double().square().sum(-1), 0).sum(1)
+    variance = np.where(ordinary[..., 0], (x - mean).double().square().sum(-1), 0).sum(1)
+    loss, n = original.sum(1), targets.sum(1)
+    by_hand = {
+        "fvu": lambda i: error[i].sum() / variance[i].sum(),
+        "loss": lambda i: loss[i].sum() / n[i].sum(),
+        "delta_ce": lambda i: rise["spliced"][i].sum() / n[i].sum(),
+        "gap_zero": lambda i: rise["zero"][i].sum() / n[i].sum(),
+        "gap_mean": lambda i: rise["mean"][i].sum() / n[i].sum(),
+        "loss_recovered_zero": lambda i: 1 - rise["spliced"][i].sum() / rise["zero"][i].sum(),
+        "loss_recovered_mean": lambda i: 1 - rise["spliced"][i].sum() / rise["mean"][i].sum(),
+    }
+    assert set(found["intervals"]) == set(by_hand)
+    for name, statistic in by_hand.items():
+        assert statistic(np.arange(20)) == pytest.approx(found[name], rel=1e-4), name
+        assert tuple(found["intervals"][name]) == drawn_anew(statistic, np.arange(20), within=0.5)
+
+
+def test_a_figure_that_is_void_has_no_interval(dictionary, model, store):
+    deaf = copy.deepcopy(model.model)
+    with torch.no_grad():
+        deaf.transformer.h[0].mlp.c_proj.weight.zero_()
+    found = evaluate(dictionary, type(model)(deaf, name="deaf"), store, SMALL, site=SITE)
+    assert set(found["intervals"]) == {"fvu", "loss", "delta_ce", "gap_zero", "gap_mean"}
+    assert found["intervals"]["delta_ce"] == [0, 0]
+
+
 def fixed(vector):
     """A dictionary that reconstructs the same vector whatever it reads; nothing is registered."""
     dictionary = Neurons.of_width(len(vector))

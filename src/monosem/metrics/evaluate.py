@@ -10,7 +10,8 @@ no figure means much: `neurons` = the top k coordinates of the site at the first
 The held-out pass is in fp32; the firing pass takes the fastest arithmetic that is accurate enough
 here (`runtime/matmul.py`) and says which, as `density_matmul`.
 
-A measure that cannot be had is null, and `void` says why (`loss_recovered.py`).
+A measure that cannot be had is null, and `void` says why (`loss_recovered.py`). `intervals` are over
+contexts (`intervals.py`): {"fvu": [low, high], …}.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from monosem.metrics.baselines import check_baselines, count_atoms, fit_baseline
 from monosem.metrics.firing import Firing, count_firing
 from monosem.metrics.first_use import check_first_use
 from monosem.metrics.heldout import HeldOut, held_out
+from monosem.metrics.intervals import intervals
 from monosem.metrics.loss_recovered import delta_ce, share
 from monosem.metrics.measure import Measure
 from monosem.metrics.stream import (
@@ -244,6 +246,7 @@ def _measure(
     mean = ordinary_mean(place, config.n_mean_tokens, config.seed, config.batch_tokens)
     contexts = first(visit(place.store, "heldout", config.seed), place.store, config.n_loss_tokens)
     held = held_out(spliced, place, mean, contexts, config.batch_tokens)
+    ordinary = place.store.ordinary(place.store.tokens(contexts))
     firing = _count({n: d for n, d in dictionaries.items() if n not in known}, place, config)
     rows: dict[str, Json] = {}
     for name, dictionary in dictionaries.items():
@@ -252,6 +255,7 @@ def _measure(
             row["target"] = place.target
         if name in spliced:
             row |= _with_reasons(_held_out_measures(name, held))
+            row["intervals"] = intervals(name, held, ordinary, row, seed=config.seed)
             if held.by_site[name]:
                 row["fvu_by_site"] = {site: sums.fvu for site, sums in held.by_site[name].items()}
         rows[name] = row | _density_measures({**firing, **known}[name])

@@ -94,6 +94,8 @@ class ReconstructionSums:
     x_hat_x: float = 0.0
     errors: list[np.ndarray] = field(default_factory=list[np.ndarray])
     """Squared error of every token: a percentile needs them all (8 bytes a token)."""
+    variances: list[np.ndarray] = field(default_factory=list[np.ndarray])
+    """‖x − mean‖² of every token: an interval over contexts needs them (as many)."""
 
     def add(
         self,
@@ -105,7 +107,9 @@ class ReconstructionSums:
         self.n_tokens += len(x)
         self.n_active += n_active
         self.errors.append(_squares(x, x_hat).cpu().numpy())
-        self.variance += float(_squares(x, self.mean).sum())
+        variances = _squares(x, self.mean)
+        self.variances.append(variances.cpu().numpy())
+        self.variance += float(variances.sum())
         square, dot = _squares(x_hat, 0.0), (wide(x) * wide(x_hat)).sum(-1)
         norm, norm_hat = _squares(x, 0.0).sqrt(), square.sqrt()
         self.cosine += float(_safe(dot, norm * norm_hat).sum())
