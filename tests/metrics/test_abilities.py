@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
@@ -218,3 +219,25 @@ def test_the_command_line_shows_one_model_and_several(capsys, tmp_path):
     assert "not applicable" in capsys.readouterr().out
     assert main([*common, "--device", "cpu", folder, other]) == 0
     assert "other" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 20), (37, 60), (400, 400)])
+def test_the_interval_is_wilsons(right, n):
+    theirs = binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert interval(right / n, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_the_interval_of_an_ability_is_of_its_cases_without_the_controls(planted, tokenizer):
+    def cases(random, n, vocabulary):
+        wrong = (" blue",)
+        made = [Case(prompt=f"{w} and", answer=" red", wrong=wrong) for w in ("cat", "dog")]
+        spoilt = Case(prompt="dog and", answer=" red", wrong=wrong, control=True)
+        return (made + [made[0], spoilt, spoilt]) * n
+
+    tested = Ability(cases=cases, bar=0.6, chance=0.5, factor=2.0)
+    genre = Genre(name="x", about="x", share=1.0, write=lambda r: "", ability=tested)
+    reading = planted(lambda said: {"red": float("cat" in said), "blue": 0.5})
+    found = measure(reading, genre, Vocabulary(len(KNOWN), tokenizer), n=20)
+    theirs = binomtest(40, 60).proportion_ci(0.95, method="wilson")
+    assert (found.share, found.n, found.control) == (pytest.approx(40 / 60), 60, 0.0)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)

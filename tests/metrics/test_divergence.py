@@ -76,3 +76,22 @@ def test_a_share_of_an_ablation_that_moves_nothing_is_void(dictionary, model, st
         finally:
             weight.copy_(kept)
     assert "nats < 0.05 nats" in found["kl_recovered_zero"].void
+
+
+def test_intervals_draw_contexts_and_shares_pair_them(dictionary, model, store, jackknife):
+    found = measured(dictionary, model, store)
+    tokens = torch.from_numpy(store.tokens(list(store.contexts("heldout"))))
+    ordinary = torch.from_numpy(store.ordinary(tokens.numpy()))[..., None]
+    x = model.capture(tokens, [SITE])[SITE]
+    logits = model.logits(tokens)[:, :-1]
+    moved = {}
+    for name, value in (("kl", dictionary(x)), ("zero", torch.zeros_like(x))):
+        with model.replaced({SITE: lambda old, v=value: torch.where(ordinary, v, old)}):
+            p, q = (softmax(z.double().numpy(), -1) for z in (logits, model.logits(tokens)[:, :-1]))
+        moved[name] = np.where(ordinary[:, 1:, 0], rel_entr(p, q).sum(-1), 0).sum(1)
+    n, each = ordinary[:, 1:, 0].sum(1).numpy(), np.arange(len(tokens))
+    own, gap = moved["kl"], moved["zero"]
+    ends = jackknife(lambda i: own[i].sum() / n[i].sum(), each)
+    assert (found["kl"].low, found["kl"].high) == ends
+    share = found["kl_recovered_zero"]
+    assert (share.low, share.high) == jackknife(lambda i: 1 - own[i].sum() / gap[i].sum(), each)

@@ -3,6 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
 
 from monosem.core.errors import ShapeMismatchError
 from monosem.metrics.geometry import (
@@ -125,3 +127,45 @@ def test_what_has_no_cosine_is_refused_and_what_is_too_large_left_out(monkeypatc
     assert found.mmcs.applicable
     assert len(assignment(rows(3, 5), rows(9, 5, 1))) == 3
     assert float(largest_cosine(rows(1, 4))) == -1
+
+
+def test_intervals_are_over_latents(is_that_of_a_median):
+    W_dec, W_enc = rows(151, 12), rows(151, 12, 1).t()
+    found = geometry(W_enc, W_dec)
+    cosines = by_numpy(W_dec, W_dec)
+    squares = np.square(W_dec.double().numpy() @ W_dec.double().numpy().T)
+    shares = np.diagonal(squares) / squares.sum(1)  # ‖w‖⁴ over Σ (w · w_j)²: both over ‖w‖²
+    assert is_that_of_a_median(found.dimensionality, shares)
+    np.fill_diagonal(cosines, -1)
+    assert is_that_of_a_median(found.largest_cosine, cosines.max(1))
+    along = np.diagonal(by_numpy(W_enc.t(), W_dec))
+    assert is_that_of_a_median(found.encoder_decoder_cosine, along)
+    assert found.largest_cosine.n == 151
+
+
+def test_intervals_of_what_two_dictionaries_share_are_over_the_latents_of_the_first(jackknife):
+    a = rows(120, 10)
+    b = torch.cat([a[:30] + 0.4 * rows(30, 10, 2), rows(200, 10, 1)])
+    found, cosines = matching(a, b), by_numpy(a, b)
+    best = cosines.max(1)
+    assert (found.mmcs.low, found.mmcs.high) == jackknife(lambda i: best[i].mean(), np.arange(120))
+    assert found.mmcs.n == 120
+    pairs = cosines[linear_sum_assignment(cosines, maximize=True)]
+    one_to_one = jackknife(lambda i: pairs[i].mean(), np.arange(120))
+    assert (found.hungarian.low, found.hungarian.high) == one_to_one
+    theirs = binomtest(int((pairs > 0.9).sum()), 120).proportion_ci(0.95, method="wilson")
+    assert 0 < found.above.low < found.above.high < 1
+    assert (found.above.low, found.above.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_chance_has_the_entries_of_the_other_in_any_places():
+    """One deal of the entries lies among a hundred others of them."""
+    a, b = rows(60, 6), rows(40, 6, 1)
+    random = np.random.default_rng(0)
+    dealt = [
+        by_numpy(a, torch.from_numpy(random.permutation(b.flatten().numpy()).reshape(40, 6))).max(1)
+        for _ in range(100)
+    ]
+    means = np.array([each.mean() for each in dealt])
+    null = matching(a, b).mmcs.null
+    assert abs(null - means.mean()) < 3 * means.std()

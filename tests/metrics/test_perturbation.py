@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from monosem.metrics.perturbation import WARNING, Coded, _Tested, scr, tpp
+from monosem.metrics.perturbation import WARNING, Coded, _recovered, _Tested, scr, tpp
 from monosem.metrics.probes import balanced, fit
 from monosem.metrics.sparse_probing import supervised_probe
 
@@ -123,3 +123,60 @@ def test_a_label_that_no_drawn_context_holds_is_left_out_of_the_draw():
     assert everywhere == pytest.approx(0.5, abs=0.05)
     assert tested.targeted(drops, 0, absent) == pytest.approx(shares[0] - shares[1:].mean())
     assert np.isnan(tested.targeted(drops, 3, absent))
+
+
+def percentiles(draws):
+    """The ends of an interval, and how far those of 500 other draws may lie from them."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return pytest.approx((low, high), abs=0.3 * np.std(draws))
+
+
+def test_the_interval_of_targeted_perturbation_draws_labels_and_contexts():
+    coded, labels, groups = world(mixed=True, n_labels=4)
+    x = coded.x.copy()
+    half = (np.random.default_rng(5).random(N // 8) < 0.5)[groups]
+    latents = coded.latents.toarray()
+    latents[half, :2] = 0  # in half of the contexts the dictionary has nothing of two labels
+    coded = Coded(x, csr_array(latents), coded.W_dec)
+    each = splits(labels, groups)
+    known = {name: supervised_probe(x, split) for name, split in each.items()}
+    found = tpp(coded, each, ns=(1,), supervised=known)[1]
+    probes = {name: probe for name, (_, probe) in known.items()}
+    lost = {}  # (taken away, label): one value a test example
+    for name, split in each.items():
+        effects = coded.effects(split.train, split.labels[split.train], probes[name])
+        best = [int(effects.argmax())]
+        for other, test in each.items():
+            y, rows = test.labels[test.test], test.test
+            taken = x[rows] - latents[rows][:, best] @ coded.W_dec[best]
+            before, after = ((probes[other].scores(z) > 0) == y for z in (x[rows], taken))
+            lost[name, other] = before.astype(float) - after
+    contexts = np.unique(np.concatenate([groups[split.test] for split in each.values()]))
+    random, draws = np.random.default_rng(77), []
+    for _ in range(1500):
+        times = np.zeros(groups.max() + 1)
+        np.add.at(times, random.choice(contexts, len(contexts)), 1)
+        drop = {k: np.average(v, weights=times[groups[each[k[1]].test]]) for k, v in lost.items()}
+        scores = [
+            drop[name, name] - np.mean([drop[name, o] for o in each if o != name]) for name in each
+        ]
+        draws.append(np.mean(random.choice(scores, len(scores))))
+    assert (found.low, found.high) == percentiles(draws)
+
+
+def test_the_interval_of_what_is_removed_draws_contexts_for_both_accuracies(jackknife):
+    random = np.random.default_rng(6)
+    groups = np.arange(400) // 5
+    biased = (random.random(400) < 0.6).astype(float)
+    oracle = np.maximum(biased, random.random(400) < 0.9)
+    helped = (random.random(80) < 0.5)[groups]
+    ablated = np.where(helped, oracle, biased)
+    nulls = [biased, oracle]
+    found = _recovered(ablated, nulls, (biased, oracle), groups, 0)
+
+    def share(i):
+        return (ablated[i].mean() - biased[i].mean()) / (oracle[i].mean() - biased[i].mean())
+
+    assert found.value == pytest.approx(share(np.arange(400)))
+    assert (found.low, found.high) == jackknife(share, groups)
+    assert (found.null, found.null_high, found.n) == (0.5, 1.0, 400)

@@ -7,7 +7,7 @@ import torch
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.baselines import Neurons
 from monosem.metrics.evaluate import EvaluateConfig, evaluate
-from monosem.metrics.positions import Grid, across, beyond, by_position
+from monosem.metrics.positions import Grid, _difference, across, beyond, by_position
 from monosem.metrics.stream import Place
 from monosem.models.language_model import LanguageModel
 
@@ -111,3 +111,49 @@ def test_another_checkpoint_is_measured_on_the_same_contexts(dictionary, model, 
         assert measure.value == pytest.approx(alone[name], rel=1e-5), name
     with pytest.raises(ConfigError, match="no model"):
         across(dictionary, {}, place)
+
+
+def test_intervals_are_those_of_drawing_contexts_anew_and_differences_are_paired(found, drawn_anew):
+    """The later positions beside the earlier ones; and another grid on the same contexts."""
+    early, late = slice(0, 10), slice(10, None)
+    parted = [beyond(found, 10, seed=seed) for seed in range(5)]
+    contexts = np.arange(len(found.loss))
+
+    def loss(grid, i, at):
+        return np.nanmean(grid.loss[i][:, at])
+
+    def delta_ce(grid, i, at):
+        return np.nanmean((grid.spliced - grid.loss)[i][:, at])
+
+    def fvu(grid, i, at):
+        return np.nansum(grid.error[i][:, at]) / np.nansum(grid.variance[i][:, at])
+
+    for of in (loss, delta_ce, fvu):
+        name = of.__name__
+        by_hand = {
+            "inside": lambda i, of=of: of(found, i, early),
+            "outside": lambda i, of=of: of(found, i, late),
+            "rise": lambda i, of=of: of(found, i, late) - of(found, i, early),
+        }
+        for part, statistic in by_hand.items():
+            each = [getattr(one, part)[name] for one in parted]
+            ends = np.mean([[measure.low, measure.high] for measure in each], axis=0)
+            plainly = drawn_anew(statistic, contexts, n=800, within=0.4)
+            assert tuple(ends) == plainly, (part, name)
+    random = np.random.default_rng(0)
+    other = Grid(
+        loss=found.loss + random.normal(0.1, 0.05, found.loss.shape),
+        spliced=found.spliced,
+        error=found.error * random.uniform(1.0, 1.1, found.error.shape),
+        variance=found.variance,
+        l0=found.l0 + (random.random(found.l0.shape) < 0.1),
+    )
+    apart = _difference(other, found, 0)
+    whole = slice(None)
+    for name, of in (("loss", loss), ("delta_ce", delta_ce), ("fvu", fvu)):
+        ends = drawn_anew(lambda i, of=of: of(other, i, whole) - of(found, i, whole), contexts)
+        assert (apart[name].low, apart[name].high) == ends, name
+    l0 = drawn_anew(lambda i: np.nanmean(other.l0[i]) - np.nanmean(found.l0[i]), contexts)
+    assert (apart["l0"].low, apart["l0"].high) == l0
+    mine, theirs = other.measures()["loss"], apart["loss"]
+    assert theirs.high - theirs.low < 0.2 * (mine.high - mine.low)

@@ -111,3 +111,26 @@ def test_a_label_that_is_not_there_or_hardly_occurs_is_not_applicable():
     assert "a class has 30 examples" in sparse_probing(latents, x, few).supervised.void
     with pytest.raises(ConfigError, match="the same label"):
         fit(x, np.ones(N, bool))
+
+
+def test_intervals_draw_the_contexts_of_the_test_anew(jackknife):
+    """In one context in five the latent and the activations both hold the opposite of the label."""
+    latents, x, labels, groups = world(split=2, strength=6.0)
+    wrong = (np.random.default_rng(1).random(N // 8) < 0.06)[groups]
+    x[wrong] = x[np.flatnonzero(wrong) - 8 * (N // 16)]
+    split = balanced(labels, groups, n_train=800, n_test=800)
+    found = sparse_probing(latents, x, split, ks=(1,))
+    y, own = labels[split.test], groups[split.test]
+    probe = fit(x[split.train], labels[split.train])
+    said = probe.scores(x[split.test]) > 0
+    assert 0.9 < found.supervised.value == pytest.approx(f1_score(y, said))
+    ends = jackknife(lambda i: f1_score(y[i], said[i]), own)
+    assert (found.supervised.low, found.supervised.high) == ends
+    few = latents[:, found.latents[:1]].toarray()
+    theirs = fit(few[split.train], labels[split.train], penalty="l1").scores(few[split.test])
+    assert found.auc[1].value == pytest.approx(roc_auc_score(y, theirs))
+    # 200 draws, and not 500
+    ends = jackknife(lambda i: roc_auc_score(y[i], theirs[i]), own, within=0.5)
+    assert (found.auc[1].low, found.auc[1].high) == ends
+    ends = jackknife(lambda i: f1_score(y[i], theirs[i] > 0), own)
+    assert (found.f1[1].low, found.f1[1].high) == ends

@@ -164,3 +164,63 @@ def test_of_a_unit_beside_itself_nobody_is_ahead_however_wide_both_intervals_are
             0,
             rule,
         )
+
+
+def in_contexts(seed=0):
+    """A unit that follows a rule closely in some contexts, and hardly in others."""
+    a, proxy, context_of = planted(seed)
+    random = np.random.default_rng(seed + 50)
+    strength = random.choice([0.1, 3.0], CONTEXTS)[context_of]
+    often = random.choice([0.25, 1.0], CONTEXTS)[context_of]
+    return a * strength * (random.random(len(a)) < often), proxy, context_of
+
+
+def test_intervals_are_those_of_drawing_contexts_anew(drawn_anew):
+    a, proxy, context_of = in_contexts()
+    true = proxy > 0
+    found = [specificity(a, proxy, context_of, seed=seed).measures() for seed in range(5)]
+    by_hand = {
+        "specificity": lambda i: true[i][a[i] > 0].mean(),
+        "expected": lambda i: a[i][true[i]].sum() / a[i].sum(),
+        "sensitivity": lambda i: (a[i][true[i]] > 0).mean(),
+        "correlation": lambda i: np.corrcoef(a[i], np.maximum(proxy[i], 0))[0, 1],
+    }
+    for name, of in by_hand.items():
+        ends = np.mean([[each[name].low, each[name].high] for each in found], axis=0)
+        assert tuple(ends) == drawn_anew(of, context_of), name
+    rest = by_hand["sensitivity"](np.arange(len(a)))
+    alone = 2 * 1.96 * np.sqrt(rest * (1 - rest) / true.sum())
+    assert found[0]["sensitivity"].high - found[0]["sensitivity"].low > 1.3 * alone
+
+
+def test_the_interval_of_a_lead_pairs_the_contexts_that_chose_neither(drawn_anew):
+    a, proxy, context_of = in_contexts()
+    random = np.random.default_rng(8)
+    other = 0.8 * a + 0.3 * (random.random(len(a)) < 0.05) * random.random(len(a))
+    rule = proxy.reshape(CONTEXTS, LENGTH)
+    one, two = sample(a[:, None]), sample(other[:, None])
+    alone = best_unit(one, rule, seed=4)
+    held = np.ones(CONTEXTS, bool)
+    held[np.random.default_rng(4).permutation(CONTEXTS)[: CONTEXTS // 2]] = False
+    held = held[context_of]
+    a, other, p = a[held], other[held], np.maximum(proxy[held], 0)
+
+    def expected(x, i):
+        return x[i][p[i] > 0].sum() / x[i].sum()
+
+    def correlation(x, i):
+        return np.corrcoef(x[i], p[i])[0, 1]
+
+    own = context_of[held]
+    assert alone.agreement.correlation.low == alone.correlation.low
+    for name, of in (("expected", expected), ("correlation", correlation)):
+        single = getattr(alone.agreement, name)
+        measure = getattr(ahead(one, 0, two, 0, rule, seed=4), name)
+        assert (single.low, single.high) == drawn_anew(
+            lambda i, of=of: of(a, i), own, within=0.6
+        ), name
+        assert (measure.low, measure.high) == drawn_anew(
+            lambda i, of=of: of(a, i) - of(other, i), own, within=0.4
+        ), name
+        # drawn apart, what both owe to the same contexts would not fall out
+        assert measure.high - measure.low < 0.7 * (single.high - single.low)

@@ -135,3 +135,21 @@ def test_blocks_that_do_not_belong_together_are_refused():
     nothing = RaggedLatents(torch.zeros(0), torch.zeros(0).int(), torch.zeros(6).long(), 20)
     dead = similarity(lambda: [(nothing, nothing)], 20, 20)
     assert not dead.correlation.applicable and dead.correlation.null is None
+
+
+def test_intervals_are_over_the_latents_of_the_first(is_that_of_a_median):
+    a = firing(n=52)  # the last one is dead
+    b = torch.cat([firing(n=31, seed=1), 2 * a[:, :25] + firing(n=25, seed=2)], 1)
+    found = similarity(stream(a, b), 52, 56)
+    r, m = by_numpy(a, b)
+    assert is_that_of_a_median(found.correlation, r[:51].max(1))
+    assert is_that_of_a_median(found.masked_cosine, m[:51].max(1))
+    assert found.correlation.n == found.masked_cosine.n == 51
+
+
+def test_the_interval_of_logit_weights_is_over_pairs(is_that_of_a_median):
+    generator = torch.Generator().manual_seed(3)
+    a = torch.randn(41, 60, generator=generator) + 3
+    b = a + torch.linspace(0.2, 3, 41)[:, None] * torch.randn(41, 60, generator=generator)
+    theirs = [np.corrcoef(x, y)[0, 1] for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    assert is_that_of_a_median(logit_weight_similarity(a, b), np.array(theirs))
