@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from monosem.core.errors import ConfigError, UnknownNameError
 from monosem.metrics.context_space import ContextSpace
@@ -122,3 +123,28 @@ def test_the_command_line_prints_what_was_kept(made, store, capsys):
     assert cli.main(["study", "solu", *given, "--json"]) == 0
     items = json.loads(capsys.readouterr().out)
     assert [i["item"] for i in items] == [i.item for f in figures for i in f.items]
+
+
+def test_means_over_seeds_have_students_interval_and_differences_are_paired():
+    def reading(loss):
+        return arms.Reading(loss=loss, effective=None, largest=0.5, chance=0.1, recovered=(0.5,))
+
+    losses = {
+        "relu": [3.0, 3.5, 4.1],
+        "gelu": [2.9, 3.3, 4.0],
+        "solu": [3.2, 3.6, 4.4],
+        "solu-norm": [2.8, 3.5, 3.8],
+    }
+    assert set(losses) == set(arms.ARMS)
+    found = {arm: [reading(loss) for loss in own] for arm, own in losses.items()}
+    items = {i.item: i.here for i in study._means(found, "loss", "nats", lambda r: r.loss)}
+    for arm, own in losses.items():
+        low, high = stats.t.interval(0.95, 2, np.mean(own), stats.sem(own))
+        assert items[f"{arm}: loss"] == pytest.approx((low + high) / 2)
+        assert items[f"{arm}: loss, ±"] == pytest.approx((high - low) / 2)
+        if arm != "relu":
+            pairs = stats.ttest_rel(own, losses["relu"]).confidence_interval(0.95)
+            assert items[f"{arm} − relu: loss"] == pytest.approx((pairs.low + pairs.high) / 2)
+            assert items[f"{arm} − relu: loss, ±"] == pytest.approx((pairs.high - pairs.low) / 2)
+    none = study._means(found, "kinds", "", lambda r: r.effective)
+    assert {i.here for i in none} == {"not applicable: 3 of 3 models have none"}

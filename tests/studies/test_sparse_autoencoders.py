@@ -17,6 +17,8 @@ from monosem.dictionaries.tied import Tied, TiedConfig
 from monosem.metrics import baselines
 from monosem.metrics.baselines import Fitted, sample
 from monosem.metrics.evaluate import EvaluateConfig, evaluate
+from monosem.metrics.heldout import HeldOut, Losses
+from monosem.metrics.reconstruction import ReconstructionSums
 from monosem.metrics.stream import (
     Place,
     activations,
@@ -31,7 +33,15 @@ from monosem.studies.sparse_autoencoders import control, overfitting
 from monosem.studies.sparse_autoencoders.beside import Beside, measured, of_residual
 from monosem.studies.sparse_autoencoders.cases import by_token
 from monosem.studies.sparse_autoencoders.curve import who_won
-from monosem.studies.sparse_autoencoders.matched import Point, Row, at, overstated, verdict
+from monosem.studies.sparse_autoencoders.matched import (
+    Point,
+    Row,
+    at,
+    beside,
+    overstated,
+    point,
+    verdict,
+)
 from monosem.studies.sparse_autoencoders.overfitting import fits
 from monosem.studies.sparse_autoencoders.setting import SCALES, Setting
 from monosem.studies.sparse_autoencoders.study import sparse_autoencoders
@@ -180,6 +190,42 @@ def test_the_line_between_points_is_over_l0_or_its_logarithm_and_adds_at_most_wh
         assert 0 < added <= overstated(left, part)
     assert overstated(left, 0.8) == pytest.approx(0.2 * (1 / 12 - 1 / 20))
     assert overstated([0.4, 0.3, 0.2, 0.1], 0.5) == 0  # a straight line is its own
+
+
+def test_squared_errors_are_summed_by_context() -> None:
+    x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 4.0], [5.0, 0.0]])
+    sums = ReconstructionSums(mean=torch.zeros(2))
+    for part in x.split(2):  # blocks end where they will, not where contexts do
+        sums.add(part, torch.zeros_like(part), len(part))
+    spliced, unspliced = Losses(), Losses()
+    spliced.add("mine", torch.full((4,), 2.0))
+    for run, loss in (("original", 1.5), ("mean", 2.5)):
+        unspliced.add(run, torch.full((4,), loss))
+    held = HeldOut(
+        unspliced=unspliced, spliced=spliced, ordinary={"mine": sums}, special={}, by_site={}
+    )
+    found = point("mine", held, np.array([3, 0, 2]))
+    assert found.errors.tolist() == pytest.approx([14 / 55, 0, 41 / 55])
+    assert (found.row.fvu, found.row.l0, found.row.recovered) == pytest.approx((1, 1, 0.5))
+    assert found.row.perplexity == pytest.approx(math.exp(2))
+
+
+def test_the_interval_of_a_difference_draws_the_contexts_of_both_together() -> None:
+    random = np.random.default_rng(0)
+    ours = random.gamma(4.0, 0.001, 250)
+    theirs = 0.9 * ours + random.normal(0.0007, 0.0005, 250)
+
+    def point_of(errors: np.ndarray) -> Point:
+        fvu = float(errors.sum())
+        return Point(row=Row(l0=5.0, fvu=fvu, perplexity=2.0, recovered=0.5), errors=errors)
+
+    row = beside(point_of(theirs), point_of(ours), 0)
+    apart = theirs - ours
+    error = math.sqrt(250) * apart.std(ddof=1)  # of a sum of 250
+    ends = apart.sum() - 1.96 * error, apart.sum() + 1.96 * error
+    assert (row.low, row.high) == pytest.approx(ends, abs=0.25 * error)
+    assert row.fvu == pytest.approx(theirs.sum())
+    assert error < 0.4 * math.sqrt(250) * ours.std()
 
 
 def test_dictionaries_of_several_models_are_compared_at_l0s_that_all_of_them_span() -> None:
