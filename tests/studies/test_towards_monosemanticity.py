@@ -27,6 +27,7 @@ from monosem.models.randomised import randomised
 from monosem.studies import running
 from monosem.studies.by_token import activation_by_token
 from monosem.studies.report import Figure
+from monosem.studies.towards_monosemanticity import effects
 from monosem.studies.towards_monosemanticity import universality as places_of_latents
 from monosem.studies.towards_monosemanticity.automata import TOP, after, raised
 from monosem.studies.towards_monosemanticity.control import of_one_token
@@ -456,3 +457,31 @@ def test_the_verb_recomputes_the_paper_at_the_smallest_scale(
         assert (
             "How often its features fire" in shown and len(re.findall(r'id="feature-', shown)) > 9
         )
+
+
+def test_what_an_ablation_costs_is_a_mean_over_contexts_of_the_tokens_after_the_latent(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six contexts of four tokens; the loss after each of the first three is made by hand."""
+    on = np.array([[2, 0, 1], [0, 3, 0], [1, 1, 1], [0, 0, 2], [4, 0, 0], [1, 0, 5]], float)
+    added = np.arange(18, dtype=float).reshape(6, 3) ** 1.5 / 9
+    found = drawn([[0, 5, 6, 7]] * 6, on.reshape(-1, 1).tolist())
+    setting = Setting(SCALES["tiny"], model, store, SITE, tmp_path, seed=3)
+    monkeypatch.setitem(vars(setting), "sample", found)
+    rows = {
+        int(c): torch.from_numpy(row) for c, row in zip(found.text.contexts, added, strict=True)
+    }
+    monkeypatch.setattr(
+        effects, "added_loss", lambda _, __, contexts: torch.stack([rows[int(c)] for c in contexts])
+    )
+    monkeypatch.setattr(effects, "sampled", lambda *_: "")
+    one = effects._effect("planted", 0, setting)
+    # A loss is of the token after: the first token is special, and the last one has none after it.
+    before = np.concatenate([np.zeros((6, 1)), on[:, :2]], axis=1) > 0
+    for measure, chosen in ((one.where_on, before), (one.elsewhere, ~before)):
+        means = np.array([a[c].mean() for a, c in zip(added, chosen, strict=True) if c.any()])
+        assert measure.n == len(means)
+        assert measure.value == pytest.approx(means.mean())
+        draws = np.random.default_rng(0).choice(means, (5000, len(means))).mean(1)
+        ends = np.quantile(draws, [0.025, 0.975])
+        assert [measure.low, measure.high] == pytest.approx(ends, abs=0.4 * draws.std())
