@@ -54,7 +54,6 @@ def control(setting: Setting) -> Figure:
             dictionaries, setting, site, model=model, names=(PCA,)
         )
     between = gaps(found, setting.seed)
-    own = list(setting.curve.values())[-1].W_dec.detach()
     return Figure(
         name="control",
         title="A model that has learnt nothing",
@@ -75,18 +74,7 @@ def control(setting: Setting) -> Figure:
         items=(
             *(item for name, each in found.items() for item in _items(name, each)),
             *(item for gap in between for item in _gap_items(gap)),
-            *(
-                Item(
-                    item=f"latents of the model in those of the one shuffled by {seed}: MMCS",
-                    here=str(
-                        matching(
-                            own, list(each.values())[-1].W_dec.detach(), seed=setting.seed
-                        ).mmcs
-                    ),
-                    how=HOW,
-                )
-                for seed, each in setting.of_shuffled.items()
-            ),
+            *_found_again(setting),
         ),
         notes={
             "site": site,
@@ -179,6 +167,22 @@ def _items(name: str, found: Beside) -> list[Item]:
             Item(item=f"{name}, l0 {ours.l0:.1f}: dead", here=ours.n_dead, unit="latents", how=HOW),
         ]
     return items
+
+
+def _found_again(setting: Setting) -> list[Item]:
+    """Return how well latents of the model are found among those of each shuffled one, at the largest l0."""
+    own, *others = (
+        list(each.values())[-1].W_dec.detach()
+        for each in (setting.curve, *setting.of_shuffled.values())
+    )
+    return [
+        Item(
+            item=f"latents of the model in those of the one shuffled by {seed}: MMCS",
+            here=str(matching(own, theirs, seed=setting.seed).mmcs),
+            how=HOW,
+        )
+        for seed, theirs in zip(setting.of_shuffled, others, strict=True)
+    ]
 
 
 def _drawn(found: Mapping[str, Beside], key: str) -> str:

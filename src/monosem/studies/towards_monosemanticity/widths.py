@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int64
 
+from monosem.core.config import Json
 from monosem.metrics.density import Bimodality, bimodality, density, histogram
 from monosem.rendering.histogram import svg as bars
 from monosem.rendering.lines import Axis, svg
@@ -18,30 +19,11 @@ PAPER: dict[int, Value] = {8: "0.79 (A/1, 8 ×)", 256: "0.945 (A/5, 256 ×)"}
 def widths(setting: Setting) -> Figure:
     """Return FVU, loss recovered, l0 and dead latents of every width."""
     rows = {f"{ratio} ×": row for ratio, row in setting.evaluated(setting.widths).items()}
-    items: list[Item] = []
-    for ratio, (name, row) in zip(setting.widths, rows.items(), strict=True):
-        words = f"{name} ({row['n_latents']:,} latents)"
-        paper = PAPER.get(ratio)
-        recovered = row["loss_recovered_zero"]
-        items += [
-            Item(
-                item=f"{words}: l0",
-                here=float(row["l0"]),
-                paper="under 10 to 20",
-                paper_certainty=READ,
-                how=HOW,
-            ),
-            Item(item=f"{words}: FVU", here=float(row["fvu"]), how=HOW),
-            Item(
-                item=f"{words}: loss recovered (zero)",
-                here="void" if recovered is None else float(recovered),
-                paper=paper,
-                paper_certainty=READ if paper else "—",
-                unit="share",
-                how=HOW,
-            ),
-            Item(item=f"{words}: dead", here=int(row["n_dead"]), unit="latents", how=HOW),
-        ]
+    items = [
+        item
+        for ratio, (name, row) in zip(setting.widths, rows.items(), strict=True)
+        for item in _items(f"{name} ({row['n_latents']:,} latents)", row, PAPER.get(ratio))
+    ]
     drawings = {
         "What is left of the variance": _line(rows, setting, "fvu", "FVU, held out"),
         "Loss recovered": _line(rows, setting, "loss_recovered_zero", "loss recovered (zero)"),
@@ -69,6 +51,30 @@ def widths(setting: Setting) -> Figure:
             ),
         },
     )
+
+
+def _items(words: str, row: Json, paper: Value) -> list[Item]:
+    """Return the measures of one width; `paper`: its loss recovered."""
+    recovered = row["loss_recovered_zero"]
+    return [
+        Item(
+            item=f"{words}: l0",
+            here=float(row["l0"]),
+            paper="under 10 to 20",
+            paper_certainty=READ,
+            how=HOW,
+        ),
+        Item(item=f"{words}: FVU", here=float(row["fvu"]), how=HOW),
+        Item(
+            item=f"{words}: loss recovered (zero)",
+            here="void" if recovered is None else float(recovered),
+            paper=paper,
+            paper_certainty=READ if paper else "—",
+            unit="share",
+            how=HOW,
+        ),
+        Item(item=f"{words}: dead", here=int(row["n_dead"]), unit="latents", how=HOW),
+    ]
 
 
 def _line(rows: dict[str, dict[str, object]], setting: Setting, key: str, label: str) -> str:
