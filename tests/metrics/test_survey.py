@@ -5,6 +5,8 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
+from scipy.stats import binomtest, ttest_1samp
 
 from monosem.core.errors import ConfigError, UnknownNameError
 from monosem.dictionaries.linear import Linear
@@ -14,11 +16,12 @@ from monosem.metrics import labels
 from monosem.metrics.evaluate import EvaluateConfig
 from monosem.metrics.geometry import geometry
 from monosem.metrics.matching import matching
+from monosem.metrics.measure import Measure, not_applicable
 from monosem.metrics.positions import by_position
-from monosem.metrics.sample import Text
+from monosem.metrics.sample import Sample, Text, draw
 from monosem.metrics.stream import Place
 from monosem.metrics.subject import COMPARED, NAMES, SurveyConfig
-from monosem.metrics.survey import MEASURES, Other, survey
+from monosem.metrics.survey import MEASURES, Other, _accounted, _over, survey
 
 SITE = "blocks.0.mlp.hook_post"
 FEW = SurveyConfig(n_tokens=1500, n_units=5, ks=(1, 2), rules=("word=regex:1.", "tokens:5,6"))
@@ -173,3 +176,44 @@ def test_the_help_of_measures_names_them_all():
     source = inspect.getsource(SurveyConfig)
     said = source[source.index('"""Which:') : source.index("rules: tuple")]
     assert all(name in said for name in NAMES)
+
+
+def test_shares_have_wilsons_interval(dictionary, model, worded):
+    config = dataclasses.replace(FEW, measures=("density",), n_tokens=60)
+    found = survey({"mine": dictionary}, model, worded, config, site=SITE, neurons=False)
+    alive = found["mine"]["density"]["alive"]
+    fired = draw(dictionary, Place(model, worded, SITE), n_tokens=60).n_fired()
+    assert 0 < int((fired > 0).sum()) < alive.n == 40
+    theirs = binomtest(int((fired > 0).sum()), 40).proportion_ci(0.95, method="wilson")
+    assert (alive.low, alive.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_the_units_that_coordinates_need_are_counted_and_so_are_those_that_none_make_up(
+    is_that_of_a_median,
+):
+    """Nine coordinates are sums of one, two or three units; six are noise."""
+    random = np.random.default_rng(0)
+    units = random.random((1200, 18)) * (random.random((1200, 18)) < 0.3)
+    x, first = random.normal(size=(1200, 15)), 0
+    for coordinate in range(9):
+        n = 1 + coordinate % 3
+        x[:, coordinate] = units[:, first : first + n].sum(1)
+        first += n
+    ordinary = np.ones((60, 20), bool)
+    text = Text(np.arange(60), np.ones((60, 20), int), ordinary, [[""] * 20] * 60)
+    found = _accounted(Sample(text, torch.from_numpy(x), csr_array(units)), 0)
+    share = found["coordinates_explained_to_0.8"]
+    theirs = binomtest(9, 15).proportion_ci(0.95, method="wilson")
+    assert (share.low, share.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    assert is_that_of_a_median(found["units_needed"], [1, 2, 3] * 3 + [33.0] * 6)
+
+
+def test_the_mean_over_labels_has_students_interval():
+    values = np.array([0.7, 0.95, 0.6, 0.8])
+    known = [Measure(value=float(v), null=0.5 - v / 10, n=99) for v in values]
+    found = _over([*known, not_applicable("made by hand")])
+    theirs = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert (found.value, found.n) == (pytest.approx(values.mean()), 4)
+    assert found.null == pytest.approx(0.5 - values.mean() / 10)
+    assert _over(known[:2]).void == "not applicable: it applies to 2 of 2 labels, of at least 3"
