@@ -157,3 +157,23 @@ def test_intervals_are_those_of_drawing_contexts_anew_and_differences_are_paired
     assert (apart["l0"].low, apart["l0"].high) == l0
     mine, theirs = other.measures()["loss"], apart["loss"]
     assert theirs.high - theirs.low < 0.2 * (mine.high - mine.low)
+
+
+def test_every_position_has_an_interval_of_its_own(found, drawn_anew):
+    curves, bands = found.curves(), [found.bands(seed=seed) for seed in range(4)]
+    assert set(bands[0]) == set(curves)
+    for at in (4, 12):
+        by_hand = {
+            "loss": lambda i, at=at: np.nanmean(found.loss[i, at]),
+            "spliced": lambda i, at=at: np.nanmean(found.spliced[i, at]),
+            "delta_ce": lambda i, at=at: np.nanmean(found.spliced[i, at] - found.loss[i, at]),
+            "fvu": lambda i, at=at: np.nanmean(found.error[i, at]) / np.nanmean(found.variance[i]),
+        }
+        for name, statistic in by_hand.items():
+            ends = np.mean([[end[at] for end in band[name]] for band in bands], axis=0)
+            plainly = drawn_anew(statistic, np.arange(len(found.loss)), n=1000, within=0.35)
+            assert tuple(ends) == plainly, (name, at)
+        assert [end[at] for end in bands[0]["l0"]] == pytest.approx([curves["l0"][at]] * 2)
+    for name, curve in curves.items():
+        for end in bands[0][name]:
+            np.testing.assert_array_equal(np.isnan(end), np.isnan(curve))

@@ -24,7 +24,7 @@ from torch import Tensor
 from monosem.core.errors import ConfigError
 from monosem.core.progress import progress
 from monosem.metrics.heldout import tokens_at_once
-from monosem.metrics.measure import Measure, bootstrap, not_applicable
+from monosem.metrics.measure import LEVEL, N_DRAWS, Measure, bootstrap, not_applicable
 from monosem.metrics.stream import (
     AnyDictionary,
     Block,
@@ -63,6 +63,17 @@ class Grid:
         found["delta_ce"] = means["spliced"] - means["loss"]
         found["fvu"] = means["error"] / np.nanmean(self.variance)
         return found
+
+    def bands(self, *, seed: int = 0) -> dict[str, tuple[Row, Row]]:
+        """Return both ends of the 95 % interval of each of the `curves`, at every position."""
+        n = len(self.loss)
+        times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_DRAWS)
+        names = ("loss", "spliced", "l0", "error")
+        drawn = {name: _drawn_columns(times, getattr(self, name)) for name in names}
+        drawn["delta_ce"] = drawn["spliced"] - drawn["loss"]
+        top, bottom = _sums(self.variance)
+        drawn["fvu"] = drawn.pop("error") / ((times @ top) / (times @ bottom))[:, None]
+        return {name: _ends(values) for name, values in drawn.items()}
 
     def measures(self, positions: slice = slice(None), *, seed: int = 0) -> dict[str, Measure]:
         """Return loss, delta_ce, fvu and l0 over some positions, with intervals over contexts."""
@@ -235,6 +246,21 @@ def _cut(found: Grid, positions: slice) -> Grid:
 def _columns(values: np.ndarray) -> Row:
     known = np.isfinite(values)
     return np.where(known.any(0), np.nansum(values, 0) / np.maximum(known.sum(0), 1), np.nan)
+
+
+def _drawn_columns(times: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "draws pos"]:
+    """Return the means of `_columns` where contexts count as often as they were drawn."""
+    known = np.isfinite(values)
+    n = times @ known
+    return np.where(n > 0, times @ np.where(known, values, 0.0) / np.maximum(n, 1), np.nan)
+
+
+def _ends(drawn: Float[np.ndarray, "draws pos"]) -> tuple[Row, Row]:
+    low, high = np.full((2, drawn.shape[1]), np.nan)
+    seen = np.isfinite(drawn).any(0)
+    between = [(100 - LEVEL) / 2, (100 + LEVEL) / 2]
+    low[seen], high[seen] = np.nanpercentile(drawn[:, seen], between, axis=0)
+    return low, high
 
 
 def _sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
