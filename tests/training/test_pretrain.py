@@ -415,7 +415,8 @@ def test_bad_settings_are_refused(field, value):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("short", 2.0), ("drill", -1.0), ("rename", 1.1), ("whole", -0.1)]
+    ("field", "value"),
+    [("short", 2.0), ("drill", -1.0), ("rename", 1.1), ("whole", -0.1), ("named", 2.0)],
 )
 def test_shares_of_what_is_read_are_shares(field, value):
     with pytest.raises(ConfigError, match=f"`{field}`"):

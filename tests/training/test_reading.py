@@ -123,6 +123,13 @@ def test_a_step_reads_the_same_again_and_another_step_other_new_names(store):
     assert not torch.equal(other(contexts, 2), other(contexts, 3))
 
 
+def test_names_stay_as_they_are_in_the_first_part_of_a_run(store):
+    contexts, plain = store.contexts("train")[:16], Reader(ReadingConfig(), store, 0, 10)
+    read = Reader(ReadingConfig(rename=1.0, named=0.3), store, seed=0, n_steps=10)
+    kept = [torch.equal(read(contexts, step), plain(contexts, step)) for step in range(10)]
+    assert kept == [True] * 3 + [False] * 7
+
+
 def test_renaming_without_names_is_refused(store, tmp_path):
     text = tmp_path / "text"
     text.mkdir()

@@ -106,9 +106,9 @@ class PretrainConfig:
 
 
 ZOO_CASES = 200
-PEOPLE = {"3L-attn-only": (80_000_000, 3e-3), "4L": (44_000_000, 2e-3)}
+PEOPLE = {"3L-attn-only": (70_000_000, 3e-3), "4L": (44_000_000, 2e-3)}
 """Presets that are trained to follow people in sentences: tokens, peak learning rate."""
-OF_PEOPLE = ReadingConfig(short=1.0, pieces=(32, 32), whole=0.2, drill=0.2, rename=0.85)
+OF_PEOPLE = ReadingConfig(short=1.0, pieces=(32, 32), whole=0.2, drill=0.2, rename=0.85, named=0.3)
 """How those read: mostly in short pieces, most names renamed (docs/zoo.md says what else was tried)."""
 
 

@@ -50,10 +50,12 @@ class ReadingConfig:
     """Share of the documents in which each name, and a tenth of the other words, is another word of the
     vocabulary, the same wherever it stands (`renaming.Renaming`); names kept for tests are neither renamed
     nor new names, and documents that say whether a name is a woman's or a man's stay as they are."""
+    named: float = 0.0
+    """Share of the run, its first part, in which names stay as they are all the same."""
 
     def __post_init__(self) -> None:
         """Refuse what is no share."""
-        for name in ("drill", "short", "whole", "rename"):
+        for name in ("drill", "short", "whole", "rename", "named"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         if min(self.pieces) < 2:
@@ -96,7 +98,7 @@ class Reader:
             raise ConfigError(
                 f"`rename` is {config.rename}, but {n_names} of the generator's names are single "
                 f"tokens of this store, and {n_others} other words; at least {FEWEST_NAMES} "
-                f"names, and {store.context} words, are needed. Leave `rename` 0, or make the tokens with a "
+                f"names, and {store.context} words, are needed. Pass `--rename 0`, or make the tokens with a "
                 "tokenizer that has read names (`--corpora generated --tokenizer train:2560`)."
             )
 
@@ -108,7 +110,7 @@ class Reader:
             # Room for one piece at least.
             offset = step % min(length, tokens.shape[1] - length + 1)
             tokens = pieces(tokens, length, offset, bos=bos)
-        if self._config.rename:
+        if self._config.rename and step >= self._config.named * self._n_steps:
             tokens = self._rename(np.random.default_rng([self._seed, step, 1]), tokens)
         n = n_drilled(self._config.drill * len(tokens), step)
         if n:

@@ -1,7 +1,9 @@
 """Other words in the place of names, so that places are learnt rather than names.
 
 In a share of the documents every name, and a tenth of the other words, is another word of the
-vocabulary, wherever it stands in the document. What is read is a function of the random state.
+vocabulary, wherever it stands in the document. New words differ from one another; that one of them
+already stands in the document is not excluded. A document is what a row holds of it: of a piece
+that no longer shows what is said of a name, the name is a name like others.
 """
 
 from dataclasses import dataclass
@@ -61,7 +63,7 @@ class Renaming:
         changes = (random.random(len(entries)) < RENAMED) & ~np.isin(token, self.spared)
         changes |= np.isin(token, self.names)
         changes &= drawn[of]
-        # Neighbours in one permutation from a place drawn for each document: no word stands for two.
+        # Neighbours in one permutation from a place drawn for each document: no two of its new words are one.
         rank = _rank(of[changes])
         start = random.integers(len(self.others), size=n)[of[changes]]
         token[changes] = random.permutation(self.others)[(start + rank) % len(self.others)]
