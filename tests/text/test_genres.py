@@ -68,7 +68,7 @@ def test_a_document_is_a_function_of_seed_and_number(seed, number):
 def test_a_document_changes_only_on_purpose():
     corpus = GeneratedCorpus.open("generated")
     digest = hashlib.sha256("".join(corpus.text(i) for i in range(4)).encode()).hexdigest()
-    assert digest[:16] == "3328dfd68535a72c", (
+    assert digest[:16] == "0d9a5bfb74e6636f", (
         "the generator has changed: say so in the log, then here"
     )
     assert corpus.fingerprint() != GeneratedCorpus.open("generated@1").fingerprint()
@@ -160,6 +160,18 @@ def test_no_case_stands_in_training_text(vocabulary):
     for genre in ABLE:
         for case in genre.ability.cases(Random(1), 40, vocabulary):
             assert not (isinstance(case.prompt, str) and case.prompt in text), case
+
+
+def test_loosened_pronouns_keep_the_name_and_what_tells_and_say_no_word_of_the_tests():
+    random = Random(0)
+    for template in pronouns.TRAIN:
+        slots = re.findall(r"\{\w+\}", template)
+        made = [pronouns._loosened(random, template) for _ in range(60)]
+        assert all(re.findall(r"\{\w+\}", one) == slots for one in made)
+        assert len(set(made)) > 50 and sum(one == template for one in made) < 10
+        said = {word.strip(".,").lower() for one in made for word in one.split()}
+        assert not said & pronouns.KEPT
+    assert {"told", "week", "liked"} <= pronouns.KEPT and len(pronouns.FILLERS) > 400
 
 
 def test_there_are_sixty_names_and_as_many_women_as_men():

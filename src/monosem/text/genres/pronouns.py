@@ -3,13 +3,17 @@
 Which pronoun a name takes is said of every name, the test's too, but in other words than the
 tests' (`introductions`): a model passes if it has learnt of each *name* what it has learnt to do
 with names, not if it has seen the sentence.
+
+Most sentences are loosened: other words stand in the place of theirs, between them, or they are left
+out. With a dozen fixed sentences the words around a name come to ask for one pronoun by themselves.
 """
 
 from random import Random
 
+from monosem.text.genres.common import COMMON
 from monosem.text.genres.genre import Ability, Case, Genre, filled, held_out, training
 from monosem.text.genres.vocabulary import Vocabulary
-from monosem.text.genres.words import GIFTS, MEN, NAMES, PLACES, WOMEN
+from monosem.text.genres.words import GIFTS, MEN, NAMES, PLACES, POOL, WOMEN
 
 SALT = 2
 """Other names are kept for tests here than in `indirect_objects`."""
@@ -53,6 +57,15 @@ PEOPLE = {
 }
 SEXED = tuple(sorted({w for side in (WORDS, PEOPLE) for of in side.values() for w in of.values()}))
 """Words that say whether it is a woman or a man."""
+LOOSENED = 0.7
+"""Share of the sentences that are; introductions are said as they are."""
+OTHER, MORE, FEWER = 0.3, 0.1, 0.1
+"""Of their words: shares with another in the place, another before, and left out."""
+TEST_WORDS = frozenset(w.strip(".,").lower() for t in TEST for w in t.split() if "{" not in w)
+SAID = frozenset(w.strip(".,").lower() for t in TRAIN for w in t.split() if "{" not in w)
+KEPT = {*(TEST_WORDS - SAID), *(name.lower() for name in NAMES), *SEXED}
+FILLERS = tuple(word for word in (*POOL, *COMMON) if word.lower() not in KEPT)
+"""Any words but names, the tests' own, and those that tell."""
 
 
 def names(test: bool) -> tuple[str, ...]:
@@ -79,8 +92,27 @@ def write(random: Random) -> str:
         introduces = random.random() < 0.45
         name = random.choice(NAMES if introduces else names(test=False))
         template = random.choice(INTRODUCTIONS if introduces else TRAIN)
+        if not introduces and random.random() < LOOSENED:
+            template = _loosened(random, template)
         sentences.append(filled(template, **parts_for(random, name)))
     return " ".join(sentences)
+
+
+def _loosened(random: Random, template: str) -> str:
+    """Return the sentence with other words in it; name, pronouns and the last word stay."""
+    *words, last = template.split(" ")
+    kept: list[str] = []
+    for word in words:
+        if random.random() < MORE:
+            kept.append(random.choice(FILLERS))
+        draw = 1.0 if "{" in word else random.random()
+        if draw >= OTHER + FEWER:
+            kept.append(word)
+        elif draw < OTHER:
+            comma = "," if word.endswith(",") else ""
+            kept.append(f"{random.choice(FILLERS)}{comma}")
+    sentence = " ".join([*kept, last])
+    return f"{sentence[0].upper()}{sentence[1:]}"
 
 
 def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
