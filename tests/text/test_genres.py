@@ -68,7 +68,7 @@ def test_a_document_is_a_function_of_seed_and_number(seed, number):
 def test_a_document_changes_only_on_purpose():
     corpus = GeneratedCorpus.open("generated")
     digest = hashlib.sha256("".join(corpus.text(i) for i in range(4)).encode()).hexdigest()
-    assert digest[:16] == "0d9a5bfb74e6636f", (
+    assert digest[:16] == "38c13fb149517c03", (
         "the generator has changed: say so in the log, then here"
     )
     assert corpus.fingerprint() != GeneratedCorpus.open("generated@1").fingerprint()

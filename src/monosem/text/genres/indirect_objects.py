@@ -15,6 +15,7 @@ from random import Random
 
 from monosem.text.genres.common import COMMON
 from monosem.text.genres.genre import Ability, Case, Genre, filled, held_out, training
+from monosem.text.genres.made_up import ENDINGS, made_up
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.genres.words import GIFTS, NAMES, PLACES, POOL
 
@@ -106,9 +107,6 @@ KEPT = {*(name.lower() for name in NAMES), *(TEST_WORDS - PLAIN), *TEST_GIFTS, *
 WORDS = tuple(word for word in (*POOL, *COMMON) if word.lower() not in KEPT)
 """They stand for names in a share of the sentences: what is to be learnt is of tokens, not of names;
 and for links, verbs and gifts: the form is to be found by where the two are, not by the words between."""
-ENDINGS = (
-    "ed", "ing", "er", "ly", "s", "ful", "less", "est", "ward", "ness", "able", "ough", "ide",
-)  # fmt: skip
 INFLECTED = tuple(
     inflected
     for word in WORDS
@@ -116,11 +114,6 @@ INFLECTED = tuple(
     for inflected in (word + ending for ending in ENDINGS)
     if inflected not in KEPT
 )
-SYLLABLE = tuple(
-    letters.split()
-    for letters in ("b c d f g h k l m n p r s t v w th st wh sh", "a e i o u ou ea")
-)
-"""Of made-up words: those of the tests are many small pieces to a small vocabulary, and so are these."""
 
 
 def names(test: bool) -> tuple[str, ...]:
@@ -228,8 +221,7 @@ def _word(random: Random) -> str:
         return random.choice(WORDS)
     if draw < 0.6:
         return random.choice(INFLECTED)
-    made = "".join(random.choice(p) for _ in range(random.choice((1, 2, 3))) for p in SYLLABLE)
-    made += random.choice(("", "", "n", "t", "ck", *ENDINGS))
+    made = made_up(random)
     return random.choice(WORDS) if made in KEPT else made
 
 

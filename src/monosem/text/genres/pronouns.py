@@ -12,6 +12,7 @@ from random import Random
 
 from monosem.text.genres.common import COMMON
 from monosem.text.genres.genre import Ability, Case, Genre, filled, held_out, training
+from monosem.text.genres.made_up import made_up
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.genres.words import GIFTS, MEN, NAMES, PLACES, POOL, WOMEN
 
@@ -61,6 +62,8 @@ LOOSENED = 0.7
 """Share of the sentences that are; introductions are said as they are."""
 OTHER, MORE, FEWER = 0.3, 0.1, 0.1
 """Of their words: shares with another in the place, another before, and left out."""
+MADE_UP = 0.4
+"""Share of the other words that are made up."""
 TEST_WORDS = frozenset(w.strip(".,").lower() for t in TEST for w in t.split() if "{" not in w)
 SAID = frozenset(w.strip(".,").lower() for t in TRAIN for w in t.split() if "{" not in w)
 KEPT = {*(TEST_WORDS - SAID), *(name.lower() for name in NAMES), *SEXED}
@@ -104,15 +107,24 @@ def _loosened(random: Random, template: str) -> str:
     kept: list[str] = []
     for word in words:
         if random.random() < MORE:
-            kept.append(random.choice(FILLERS))
+            kept.append(_filler(random))
         draw = 1.0 if "{" in word else random.random()
         if draw >= OTHER + FEWER:
             kept.append(word)
         elif draw < OTHER:
             comma = "," if word.endswith(",") else ""
-            kept.append(f"{random.choice(FILLERS)}{comma}")
+            kept.append(f"{_filler(random)}{comma}")
     sentence = " ".join([*kept, last])
     return f"{sentence[0].upper()}{sentence[1:]}"
+
+
+def _filler(random: Random) -> str:
+    """Return a word of the language, or a made-up one: of many small pieces, like rare words."""
+    while random.random() < MADE_UP:
+        word = made_up(random)
+        if word not in KEPT:
+            return word
+    return random.choice(FILLERS)
 
 
 def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
