@@ -166,6 +166,28 @@ def test_of_a_unit_beside_itself_nobody_is_ahead_however_wide_both_intervals_are
         )
 
 
+def test_where_no_unit_was_chosen_nobody_is_ahead():
+    a, proxy, context_of = planted()
+    # The rule holds in one context, which the seed puts among those that are measured, not among the others.
+    seed = next(
+        s
+        for s in range(9)
+        if 3 not in np.random.default_rng(s).permutation(CONTEXTS)[: CONTEXTS // 2]
+    )
+    rule = np.where(context_of == 3, 3.0, -9.0).reshape(CONTEXTS, LENGTH)
+    both = sample(np.stack([a, np.where(context_of == 3, 2.0, 0.1 * a)], 1))
+    none = best_unit(both, rule, seed=seed)
+    assert none.latent == -1 and none.agreement is None and not none.correlation.applicable
+    # The last column would be measured in its place: there it fires on enough tokens of the rule.
+    assert ahead(both, 1, both, 0, rule, seed=seed).expected.applicable
+    for unit, other in ((none.latent, 0), (0, none.latent), (none.latent, none.latent)):
+        found = ahead(both, unit, both, other, rule, seed=seed)
+        assert found.expected == found.correlation
+        assert found.correlation.void == (
+            "not applicable: no unit was chosen on the other half of the contexts"
+        )
+
+
 def in_contexts(seed=0):
     """A unit that follows a rule closely in some contexts, and hardly in others."""
     a, proxy, context_of = planted(seed)

@@ -31,6 +31,8 @@ from monosem.metrics.sample import Sample, shape_of
 N_LEVELS = 20
 FEWEST = 20
 """Tokens where the proxy is above 0, and where the unit fires, below which nothing is said."""
+NONE = -1
+"""The number of the best unit where none could be chosen."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,6 +127,7 @@ class BestUnit:
     """The latent that follows a proxy most closely."""
 
     latent: int
+    """`NONE` where there is none."""
     correlation: Measure
     """On contexts that had no part in choosing it; `null`: the same search at chance."""
     agreement: Specificity | None = None
@@ -149,7 +152,7 @@ def best_unit(sample: Sample, proxy: Float[np.ndarray, "n context"], *, seed: in
             f"the proxy is above 0 on {int((p > 0).sum())} tokens, of at least {FEWEST} in each half",
             len(p),
         )
-        return BestUnit(latent=-1, correlation=void)
+        return BestUnit(latent=NONE, correlation=void)
     latent = _strongest(sample.latents[choosing], p[choosing])
     null = _by_chance(sample, proxy, half, random)
     measured = specificity(
@@ -180,7 +183,8 @@ def ahead(
 ) -> Ahead:
     """Return by how much `unit` of `sample` is ahead of `other` of `others`, on contexts that chose neither.
 
-    Both samples are of the same text, and both units are what `best_unit` chose with this `seed`.
+    Both samples are of the same text, and both units are what `best_unit` chose with this `seed`: where it
+    chose none (−1), nobody is ahead of anybody, and that is not applicable.
     """
     text = sample.text
     if not np.array_equal(text.tokens, others.text.tokens):
@@ -188,6 +192,9 @@ def ahead(
             f"{len(text)} contexts of one sample and {len(others.text)} of the other are not the same text. "
             "Draw both of the same contexts."
         )
+    if NONE in (unit, other):
+        void = not_applicable("no unit was chosen on the other half of the contexts", len(sample))
+        return Ahead(correlation=void, expected=void)
     held = ~_half(len(text), np.random.default_rng(seed))[text.context_of]
     p = np.maximum(text.at(proxy).astype(np.float64), 0.0)[held]
     context_of = np.unique(text.context_of[held], return_inverse=True)[1]
