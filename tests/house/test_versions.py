@@ -75,3 +75,23 @@ def test_what_is_not_raised_is_recorded_only_when_it_is_named(
     monkeypatch.setitem(run, "packages", lambda: {**now, name: older})
     assert versions["write"]([]) == [name] and versions["read"]() == now
     assert versions["write"]([name]) == [] and versions["read"]()[name] == older
+
+
+def test_what_is_recorded_hangs_on_versions_and_sources_and_not_on_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = versions["write"].__globals__
+    monkeypatch.setitem(run, "RECORD", tmp_path / "versions.json")
+    monkeypatch.setitem(run, "COMMAND", "what did not differ")
+    made = run["Package"]
+    recorded = {"alike": made({"study": 1}, "a"), "raised": made({"study": 1}, "b")}
+    recorded |= {"unraised": made({"study": 1}, "c"), "gone": made({"study": 1}, "d")}
+    now = {"alike": recorded["alike"], "raised": made({"study": 2}, "B")}
+    now |= {"unraised": made({"study": 1}, "C"), "new": made({"study": 1}, "E")}
+    monkeypatch.setitem(run, "packages", lambda: recorded)
+    versions["write"]([])
+    monkeypatch.setitem(run, "packages", lambda: now)
+    assert versions["write"]([]) == ["unraised"]
+    assert versions["read"]() == {**now, "unraised": recorded["unraised"]}
+    monkeypatch.setitem(run, "differing", lambda *_: {"unraised": "Something else is said."})
+    assert versions["write"](["alike"]) == ["unraised"]

@@ -93,7 +93,7 @@ def differing(recorded: dict[str, Package], now: dict[str, Package]) -> dict[str
         before, here = recorded.get(name), now.get(name)
         if before is None or here is None or before.version != here.version:
             told[name] = f"a new version. Record it: `{COMMAND} --write`"
-        elif before.sources != here.sources:
+        elif is_unraised(before, here):
             places = " and ".join(f"{name}/{module}.py" for module in here.version)
             told[name] = (
                 "its sources changed and its VERSION did not: folders that hold its figures would go on "
@@ -103,11 +103,18 @@ def differing(recorded: dict[str, Package], now: dict[str, Package]) -> dict[str
     return told
 
 
+def is_unraised(before: Package | None, here: Package | None) -> bool:
+    """Whether a study's sources are others than were recorded, and its version is the same."""
+    if before is None or here is None or before.version != here.version:
+        return False
+    return before.sources != here.sources
+
+
 def write(same: list[str]) -> list[str]:
     """Record studies whose version moved, and those in `same`; return the names of the others."""
     recorded, now = read(), packages()
-    told = differing(recorded, now)
-    left = [name for name, what in told.items() if "did not" in what and name not in same]
+    unraised = [name for name in sorted(now) if is_unraised(recorded.get(name), now[name])]
+    left = [name for name in unraised if name not in same]
     kept = {name: recorded[name] if name in left else package for name, package in now.items()}
     said = json.dumps({name: asdict(package) for name, package in kept.items()}, indent=2)
     RECORD.write_text(said + "\n", "utf-8")
