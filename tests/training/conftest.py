@@ -1,10 +1,11 @@
-"""A model of two layers, and processes of a training run that are killed until one comes to its end."""
+"""A model of two layers, text of few words, and training runs that are killed until one ends."""
 
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,31 @@ def deep(store):
     with torch.no_grad():
         model.transformer.wte.weight.mul_(30)
     return LanguageModel(model, store.tokenizer, name="deep")
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory):
+    """A store of sentences of few words."""
+    from monosem.text.tokens import TokensConfig, build_token_store
+
+    folder = tmp_path_factory.mktemp("text")
+    random = np.random.default_rng(0)
+    for i in range(40):
+        names = random.choice(["ant", "bee", "cat", "dog"], size=120)
+        (folder / f"{i}.txt").write_text(" ".join(f"the {n} sees the {n}." for n in names))
+    config = TokensConfig(corpora=(str(folder),), tokenizer="train:300", context=32)
+    return build_token_store(config, tmp_path_factory.mktemp("store") / "tokens")
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory):
+    """A folder of text of other words."""
+    folder = tmp_path_factory.mktemp("letters")
+    random = np.random.default_rng(1)
+    for i in range(40):
+        said = random.choice(["eel", "fox", "gnu", "hen"], size=120)
+        (folder / f"{i}.txt").write_text(" ".join(f"a {n} met a {n}." for n in said))
+    return folder
 
 
 KILLER = """

@@ -1,5 +1,4 @@
 import json
-import shutil
 import signal
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ from monosem.models.small import PRESETS, SmallModelConfig, build
 from monosem.text.genres.corpus import GENRES
 from monosem.text.store import TokenStore
 from monosem.text.tokens import TokensConfig, build_token_store
-from monosem.training import beginning, next_token
+from monosem.training import next_token
 from monosem.training import pretrain as module
 from monosem.training.pretrain import (
     KIND,
@@ -35,14 +34,8 @@ CONFIG = PretrainConfig(
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> TokenStore:
-    folder = tmp_path_factory.mktemp("text")
-    words = np.random.default_rng(0)
-    for i in range(40):
-        names = words.choice(["ant", "bee", "cat", "dog"], size=120)
-        (folder / f"{i}.txt").write_text(" ".join(f"the {n} sees the {n}." for n in names))
-    config = TokensConfig(corpora=(str(folder),), tokenizer="train:300", context=32)
-    return build_token_store(config, tmp_path_factory.mktemp("store") / "tokens")
+def store(words) -> TokenStore:
+    return words
 
 
 def weights(folder):
@@ -138,49 +131,9 @@ def test_every_preset_has_a_recipe_and_the_two_seeds_differ():
     assert replace(recipe("1L-b"), seed=0) == recipe("1L-a")
 
 
-def test_a_run_may_begin_with_the_weights_of_another_of_its_shape(store, tmp_path):
-    first = pretrain(CONFIG, store, tmp_path / "first")
-    still = replace(CONFIG, n_tokens=32 * 4, lr=1e-12, keep_checkpoints=0)
-    again = pretrain(replace(still, start=str(tmp_path / "first")), store, tmp_path / "again")
-    for name, weight in weights(first).items():
-        torch.testing.assert_close(weights(again)[name], weight, atol=1e-9, rtol=0)
-    deeper = replace(still, model=replace(SHAPE, n_layers=2), start=str(first))
-    grown = weights(pretrain(deeper, store, tmp_path / "deeper"))
-    for name, weight in weights(first).items():
-        torch.testing.assert_close(grown[name], weight, atol=1e-9, rtol=0)
-    assert grown["transformer.h.1.attn.c_attn.weight"].std() > 0
-    shallower = replace(still, start=str(tmp_path / "deeper"))
-    with pytest.raises(ConfigError, match="fewer layers"):
-        pretrain(shallower, store, tmp_path / "shallower")
-    for shape, said in (
-        (replace(SHAPE, n_heads=4), "num_attention_heads|n_head"),
-        (replace(SHAPE, activation="gelu"), "activation_function"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            pretrain(replace(still, model=shape, start=str(first)), store, tmp_path / "otherwise")
-    words = build_token_store(
-        replace(store.config, tokenizer="train:300", corpora=(str(_letters(tmp_path)),)),
-        tmp_path / "words",
-    )
-    with pytest.raises(ConfigError, match="tokenizer|shape"):
-        pretrain(replace(still, start=str(first)), words, tmp_path / "otherwise")
-    other = replace(still, model=replace(SHAPE, d_mlp=48), start=str(first))
-    with pytest.raises(ConfigError, match="another shape.*mlp"):
-        pretrain(other, store, tmp_path / "other")
-
-
-def _letters(folder):
-    (folder / "letters").mkdir()
-    letters = np.random.default_rng(1)
-    for i in range(40):
-        said = letters.choice(["eel", "fox", "gnu", "hen"], size=120)
-        (folder / "letters" / f"{i}.txt").write_text(" ".join(f"a {n} met a {n}." for n in said))
-    return folder / "letters"
-
-
-def test_pieces_fit_into_contexts_that_are_no_multiple_of_them(tmp_path):
+def test_pieces_fit_into_contexts_that_are_no_multiple_of_them(letters, tmp_path):
     shape = replace(SHAPE, context=48)
-    folder = _letters(tmp_path)
+    folder = letters
     config = TokensConfig(corpora=(str(folder),), tokenizer="train:300", context=48)
     odd = build_token_store(config, tmp_path / "tokens")
     # More steps than a piece has tokens: every offset comes.
@@ -193,52 +146,6 @@ def test_pieces_fit_into_contexts_that_are_no_multiple_of_them(tmp_path):
         keep_checkpoints=0,
     )
     assert pretrain(run, odd, tmp_path / "lm").is_dir()
-
-
-def test_a_run_goes_on_without_the_model_that_it_began_with(store, tmp_path, monkeypatch, capsys):
-    pretrain(replace(CONFIG, n_tokens=32 * 4), store, tmp_path / "first")
-    config = replace(CONFIG, n_tokens=32 * 4 * 3, start=str(tmp_path / "first"))
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        original = module._Run._one_step
-
-        def interrupting(self, contexts):
-            signal.raise_signal(signal.SIGINT)
-            return original(self, contexts)
-
-        patched.setattr(module._Run, "_one_step", interrupting)
-        pretrain(config, store, tmp_path / "second")
-    began = LanguageModel.load(tmp_path / "first").hash
-    other = replace(CONFIG, n_tokens=32 * 4, seed=5)
-    pretrain(other, store, tmp_path / "first", fresh=True)
-    with pytest.raises(ResumeError, match="another model"):
-        pretrain(config, store, tmp_path / "second")
-    shutil.rmtree(tmp_path / "first")
-    folder = pretrain(config, store, tmp_path / "second")
-    assert "was not compared" in capsys.readouterr().err
-    summary = read(tmp_path / "second", KIND).summary
-    assert summary["start"] == began and summary["start_compared"] is False
-    assert pretrain(config, store, tmp_path / "second") == folder  # used again
-    pretrain(other, store, tmp_path / "first")
-    with pytest.raises(ArtifactKindError, match="--fresh"):
-        pretrain(config, store, tmp_path / "second")
-
-
-def test_a_run_whose_pieces_were_read_otherwise_before_does_not_go_on(store, tmp_path, monkeypatch):
-    config = replace(CONFIG, n_tokens=32 * 4 * 3, reading=ReadingConfig(short=0.5))
-    original = module._Run._one_step
-
-    def interrupting(self, contexts):
-        signal.raise_signal(signal.SIGINT)
-        return original(self, contexts)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(module._Run, "_one_step", interrupting)
-        pretrain(config, store, tmp_path / "lm")
-    with monkeypatch.context() as patched, pytest.raises(ResumeError, match="another version"):
-        patched.setattr(beginning, "READING", beginning.READING + 1)
-        pretrain(config, store, tmp_path / "lm")
-    assert pretrain(config, store, tmp_path / "lm").is_dir()
-    assert read(tmp_path / "lm", KIND).summary["start_compared"] is True
 
 
 def test_a_run_reads_short_pieces_first_and_whole_contexts_at_the_end(store, tmp_path, monkeypatch):

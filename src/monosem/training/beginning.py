@@ -1,10 +1,8 @@
-"""How a pretraining run begins or goes on: whether its tokens fit, with which weights of another model."""
+"""Whether a pretraining run may begin or go on: with these tokens, another model's weights, its own state."""
 
 import sys
 from pathlib import Path
-from typing import Any, cast
-
-from torch import nn
+from typing import Any
 
 from monosem.core.errors import (
     ArtifactCorruptError,
@@ -15,16 +13,11 @@ from monosem.core.errors import (
 )
 from monosem.models.language_model import LanguageModel
 from monosem.text.store import TokenStore
-from monosem.training.next_token import SmallModel
 
 READING = 3
 """Version of what a step reads in pieces or drills; a run that began under another does not go on."""
 LEAST_DRILLED = 32
 """Tokens of the shortest context in which every drill repeats something."""
-COMPUTED = (
-    "model_type", "num_attention_heads", "hidden_act", "activation_function", "mlp_norm", "layer_norm",
-)  # fmt: skip
-"""Fields of a configuration that no shape of a weight tells."""
 
 
 def check_store(store: TokenStore, longest: int, drill: float) -> None:
@@ -87,37 +80,3 @@ def check_state(
             f"`{start}` now is. Put that one back, or pass `--fresh` to begin anew."
         )
     return alike is not None
-
-
-def copy_weights(name: str, model: SmallModel, vocabulary: dict[str, int]) -> str:
-    """Put the weights of the language model `name` into `model`, if they fit; return its hash.
-
-    A model of more blocks keeps its own first weights in those that the other lacks, after the other's.
-    Weights fit where shapes, what the configuration says of the computation, and tokenizers are the same.
-    """
-    start = LanguageModel.load(name, device="cpu")
-    given, wanted = start.model.state_dict(), model.state_dict()
-    n_given, n_wanted = start.model.config.num_hidden_layers, model.config.num_hidden_layers
-    own = tuple(f"transformer.h.{i}." for i in range(n_given, n_wanted))
-    asked = [k for k in wanted if not k.startswith(own)]
-    differing = [k for k in asked if k not in given or given[k].shape != wanted[k].shape]
-    differing += [k for k in given if k not in wanted]
-    if differing:
-        raise ConfigError(
-            f"`start` is `{name}`, whose weights have another shape than this run's model "
-            f"(`{differing[0]}`). Name a model of the same preset, or of one with fewer layers."
-        )
-    for field in COMPUTED:
-        one, other = (getattr(m.config, field, None) for m in (start.model, model))
-        if one != other:
-            raise ConfigError(
-                f"`start` is `{name}`, whose `{field}` is {one}; this run's is {other}, so that the same "
-                "weights would mean something else. Name a model of the same preset, or one of fewer layers."
-            )
-    if start.tokenizer is not None and start.tokenizer.get_vocab() != vocabulary:
-        raise ConfigError(
-            f"`start` is `{name}`, whose tokenizer is another than the token store's. Make the tokens with "
-            f"`--tokenizer {name}`."
-        )
-    cast(nn.Module, model).load_state_dict(given, strict=not own)
-    return start.hash

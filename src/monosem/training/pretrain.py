@@ -35,7 +35,8 @@ from monosem.runtime.interruption import interruption
 from monosem.runtime.runlog import RunLog
 from monosem.text.genres.vocabulary import Vocabulary
 from monosem.text.store import TokenStore
-from monosem.training.beginning import READING, begins_alike, check_state, check_store, copy_weights
+from monosem.training.beginning import READING, begins_alike, check_state, check_store
+from monosem.training.growing import copy_weights
 from monosem.training.next_token import chunked_loss, heldout_loss
 from monosem.training.reading import Reader, ReadingConfig
 from monosem.training.schedule import context_order, log_spaced
@@ -80,7 +81,8 @@ class PretrainConfig:
     seed: int = 0
     """Seed of the weights and of the order of contexts."""
     start: str = ""
-    """Language model, of as many layers or fewer, with whose weights the run begins; none: random ones."""
+    """Language model with whose weights the run begins, of as many layers or fewer, with the same MLPs or
+    none (`growing.copy_weights`); left empty: random ones."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -106,10 +108,22 @@ class PretrainConfig:
 
 
 ZOO_CASES = 200
-PEOPLE = {"3L-attn-only": (70_000_000, 3e-3), "4L": (44_000_000, 2e-3)}
-"""Presets that are trained to follow people in sentences: tokens, peak learning rate."""
-OF_PEOPLE = ReadingConfig(short=1.0, pieces=(32, 32), whole=0.2, drill=0.2, rename=0.85, named=0.3)
-"""How those read: mostly in short pieces, most names renamed (docs/zoo.md says what else was tried)."""
+PEOPLE: dict[str, dict[str, Any]] = {
+    "3L-attn-only": {
+        "n_tokens": 70_000_000,
+        "reading": ReadingConfig(
+            short=1.0, pieces=(32, 32), whole=0.2, drill=0.2, rename=0.85, named=0.3
+        ),
+    },
+    "4L": {
+        "n_tokens": 44_000_000,
+        "lr": 1.5e-3,
+        "start": "3L-attn-only",
+        "reading": ReadingConfig(short=1.0, pieces=(32, 32), whole=0.2, drill=0.08, rename=0.7),
+    },
+}
+"""Presets that are trained to follow people in sentences: mostly short pieces, most names renamed. `4L` grows
+from the packaged three layers, whose own recipe has not been run to its end (docs/zoo.md)."""
 
 
 def recipe(name: str) -> PretrainConfig:
@@ -132,8 +146,7 @@ def recipe(name: str) -> PretrainConfig:
     )
     if name not in PEOPLE:
         return zoo
-    n_tokens, lr = PEOPLE[name]
-    return replace(zoo, n_tokens=n_tokens, lr=lr, keep_checkpoints=24, reading=OF_PEOPLE)
+    return replace(zoo, keep_checkpoints=24, **PEOPLE[name])
 
 
 def pretrain(
