@@ -47,6 +47,8 @@ class Scale:
     """Activations that each is trained on."""
     n_widest: int
     """The same of those wider than `main`."""
+    n_beyond: int
+    """The same of those wider than `WIDE`."""
     batch: int
     """Of them in a step."""
     lr: float
@@ -68,6 +70,7 @@ SCALES: dict[str, Scale] = {
         main=2,
         n_tokens=100_000,
         n_widest=100_000,
+        n_beyond=100_000,
         batch=256,
         lr=5e-4,
         n_eval=8_192,
@@ -81,6 +84,7 @@ SCALES: dict[str, Scale] = {
         main=8,
         n_tokens=4_000_000,
         n_widest=2_000_000,
+        n_beyond=500_000,
         batch=512,
         lr=1.5e-3,
         n_eval=65_536,
@@ -94,6 +98,7 @@ SCALES: dict[str, Scale] = {
         main=8,
         n_tokens=8_000_000_000,
         n_widest=8_000_000_000,
+        n_beyond=8_000_000_000,
         batch=8192,
         lr=5e-4,
         n_eval=1_048_576,
@@ -106,6 +111,8 @@ SCALES: dict[str, Scale] = {
 L0 = 16.0
 """Latents that fire on a token, aimed at: of the paper's 10 to 20."""
 ROWS_AT_ONCE = 65_536
+WIDE = 32
+"""Neurons, beyond which a dictionary costs more than all narrower ones together."""
 OTHER_SEED = 1
 """Of the second dictionary, by which one seed's latents are found in another's."""
 
@@ -263,7 +270,10 @@ class Setting:
 
     def n_tokens(self, ratio: int) -> int:
         """Activations that a dictionary of this width is trained on."""
-        return self.scale.n_widest if ratio > self.scale.main else self.scale.n_tokens
+        s = self.scale
+        if ratio > s.main:
+            return s.n_widest if ratio <= WIDE else s.n_beyond
+        return s.n_tokens
 
     @cached_property
     def _fired(self) -> dict[int, Firing]:
