@@ -57,7 +57,7 @@ class Beside:
     overstated: dict[str, float] = field(default_factory=dict[str, float])
     """How much the straight line between whole numbers can add to what is left, by name."""
     points: dict[str, list[Point]] = field(default_factory=dict[str, list[Point]])
-    """Rows with the errors of each context, where a row stands beside each dictionary."""
+    """Rows with sums of each context, where a row stands beside each dictionary."""
 
 
 def words(name: str, site: str) -> str:

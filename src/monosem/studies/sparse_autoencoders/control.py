@@ -5,7 +5,8 @@ without any features of language. PCA sees how few dimensions activations fill, 
 so what is compared is how much more of the variance a dictionary leaves than PCA with as many latents on.
 
 Dictionaries of different models reach different l0s. They are compared at l0s that all of them span, on the
-line between those they reach, over the logarithm; contexts are drawn again, the same for all.
+line between those they reach, over the logarithm; contexts are drawn again, the same for all, and each
+model's errors are divided by the variance that it has on them.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from monosem.studies.sparse_autoencoders.beside import (
     measured,
     of_residual,
 )
-from monosem.studies.sparse_autoencoders.matched import Point, at, interval
+from monosem.studies.sparse_autoencoders.matched import Point, at, resampled
 from monosem.studies.sparse_autoencoders.setting import Setting
 
 HOW = "models/randomised.py; monosem study sparse-autoencoders-find-features"
@@ -108,19 +109,16 @@ def shared(l0s: Sequence[Sequence[float]]) -> list[float]:
 
 def _less(ours: Point, theirs: Point) -> Point:
     row = dataclasses.replace(ours.row, fvu=ours.row.fvu - theirs.row.fvu)
-    return Point(row=row, errors=ours.errors - theirs.errors)
+    errors = ours.errors - theirs.errors
+    return Point(row=row, errors=errors, variances=ours.variances)
 
 
 def _gap(l0: float, points: Mapping[str, Point], seed: int) -> Gap:
-    def measure(errors: np.ndarray) -> Measure:
-        low, high = interval(errors, seed)
-        return Measure(value=float(errors.sum()), low=low, high=high, n=len(errors))
-
     others = {name: p for name, p in points.items() if name != MODEL}
     return Gap(
         l0=l0,
-        left={name: measure(p.errors) for name, p in points.items()},
-        apart={name: measure(p.errors - points[MODEL].errors) for name, p in others.items()},
+        left={name: resampled(p, seed) for name, p in points.items()},
+        apart={name: resampled(p, seed, less=points[MODEL]) for name, p in others.items()},
     )
 
 
@@ -130,7 +128,7 @@ def said(between: Sequence[Gap]) -> str:
         return "No l0 is reached by the dictionaries of all models, so that nothing is compared."
     l0s = ", ".join(f"{gap.l0:.1f}" for gap in between)
     each = [
-        f"{', '.join(f'{gap.left[name].value:+.3f}' for gap in between)} ({name})"
+        f"{', '.join(_signed(gap.left[name]) for gap in between)} ({name})"
         for name in between[0].left
     ]
     ends = [(m.low or 0.0, m.high or 0.0) for gap in between for m in gap.apart.values()]
@@ -142,6 +140,10 @@ def said(between: Sequence[Gap]) -> str:
         f"{len(ends) - more - less} neither. Above 0 the dictionary gains on PCA by what the model has "
         "learnt, or its training on the shuffled model has further to go."
     )
+
+
+def _signed(found: Measure) -> str:
+    return found.void if found.value is None else f"{found.value:+.3f}"
 
 
 def _gap_items(gap: Gap) -> list[Item]:

@@ -5,6 +5,9 @@ whole numbers below and above, and its numbers at the l0 between are on the stra
 more slowly with l0, so that the line is a little above the truth: what is left of it is not in the
 baseline's favour, and `overstated` says how much it can be. Where neither side reaches (too few coordinates
 that are positive), and where a penalty gives any l0, the nearest one stands for itself, with its own l0.
+
+An FVU is a ratio of sums over contexts. Where these are drawn again for an interval, what is left and the
+variance that it is a share of are of the same contexts.
 """
 
 import dataclasses
@@ -14,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 
 from monosem.metrics.heldout import HeldOut
 from monosem.metrics.loss_recovered import delta_ce, share
+from monosem.metrics.measure import Measure, bootstrap
 
 N_RESAMPLED = 1_000
 """Times that contexts are drawn again for an interval."""
@@ -44,11 +48,18 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A row as measured, and the squared errors of each context: what intervals are made of."""
+    """A row as measured, and sums of each context: what intervals are made of."""
 
     row: Row
     errors: Float[np.ndarray, " n_contexts"]
-    """As shares of the variance of all contexts: their sum is the FVU."""
+    """Σ ‖x − x̂‖²."""
+    variances: Float[np.ndarray, " n_contexts"]
+    """Σ ‖x − mean‖²: the same for all points of one model and text."""
+
+    def fvu(self, drawn: Int64[np.ndarray, " drawn"]) -> float:
+        """Return the FVU of the contexts `drawn`, which may name one several times."""
+        variance = float(self.variances[drawn].sum())
+        return float(self.errors[drawn].sum()) / variance if variance else math.nan
 
 
 def point(
@@ -60,7 +71,10 @@ def point(
     measures = sums.measures()
     recovered = share(delta_ce(spliced, original), delta_ce(held.unspliced["mean"], original))
     of = np.repeat(np.arange(len(n_tokens)), n_tokens)
-    errors = np.bincount(of, weights=np.concatenate(sums.errors), minlength=len(n_tokens))
+    errors, variances = (
+        np.bincount(of, weights=np.concatenate(parts), minlength=len(n_tokens))
+        for parts in (sums.errors, sums.variances)
+    )
     row = Row(
         l0=measures["l0"],
         fvu=measures["fvu"],
@@ -68,11 +82,11 @@ def point(
         recovered=math.nan if recovered.value is None else recovered.value,
         n_dead=n_dead,
     )
-    return Point(row=row, errors=errors / sums.variance)
+    return Point(row=row, errors=errors, variances=variances)
 
 
 def at(points: Sequence[Point], l0: float, *, log: bool = False) -> Point:
-    """Return what was measured as `points` at another l0: on the line, or the nearest of them.
+    """Return what was measured as `points` of one text at another l0: on the line, or the nearest of them.
 
     With `log` the line is over the logarithm of l0, for points that are far apart.
     """
@@ -92,13 +106,16 @@ def at(points: Sequence[Point], l0: float, *, log: bool = False) -> Point:
         perplexity=math.exp(between(math.log(low.row.perplexity), math.log(high.row.perplexity))),
         recovered=between(low.row.recovered, high.row.recovered),
     )
-    return Point(row=row, errors=low.errors + part * (high.errors - low.errors))
+    errors = low.errors + part * (high.errors - low.errors)
+    return Point(row=row, errors=errors, variances=low.variances)
 
 
 def beside(theirs: Point, ours: Point, seed: int) -> Row:
     """Return the row of a baseline with the interval of its difference from the dictionary."""
-    low, high = interval(theirs.errors - ours.errors, seed)
-    return dataclasses.replace(theirs.row, low=low, high=high)
+    found = resampled(theirs, seed, less=ours)
+    if found.low is None or found.high is None:
+        return theirs.row
+    return dataclasses.replace(theirs.row, low=found.low, high=found.high)
 
 
 def overstated(fvus: Sequence[float], part: float) -> float:
@@ -126,9 +143,13 @@ def verdict(row: Row, ours: Row) -> str:
     return "tied" if abs(excess) <= MATCHED else "unmatched"
 
 
-def interval(apart: Float[np.ndarray, " n_contexts"], seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of a sum over contexts, drawn again; the same for all that are of one seed."""
-    n = len(apart)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLED)
-    low, high = np.quantile(drawn @ apart, (0.025, 0.975))
-    return float(low), float(high)
+def resampled(found: Point, seed: int, *, less: Point | None = None) -> Measure:
+    """Return the FVU of a point, or by how much it is above that of `less`, with its interval.
+
+    Contexts are drawn again, the same for both points and for all measures of one seed.
+    """
+
+    def fvu(drawn: Int64[np.ndarray, " drawn"]) -> float:
+        return found.fvu(drawn) - (less.fvu(drawn) if less else 0.0)
+
+    return bootstrap(fvu, len(found.errors), seed=seed, n_draws=N_RESAMPLED)
