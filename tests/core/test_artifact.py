@@ -108,6 +108,24 @@ def test_damage_is_named(tmp_path, damage):
         read(tmp_path / "a", "thing")
 
 
+def test_a_damaged_configuration_may_be_written_over_where_it_still_says_what_it_was(tmp_path):
+    whole = make(tmp_path / "a", kind="token store")
+    config = tmp_path / "a" / "config.json"
+    text = config.read_text()
+    for damaged in (text[: len(text) // 2], text.replace('"bytes"', '"byte"'), f"{text}}}"):
+        config.write_text(damaged)
+        with pytest.raises(ArtifactCorruptError, match="with `monosem tokens` and `--fresh`"):
+            is_artifact(tmp_path / "a", "token store")
+        with pytest.raises(ArtifactKindError, match="already holds a token store; a dictionary"):
+            check_target(tmp_path / "a", "dictionary")
+        assert make(tmp_path / "a", kind="token store").hash == whole.hash
+    for damaged in ("", "{", "\0" * 9_000):
+        config.write_text(damaged)
+        with pytest.raises(ArtifactKindError, match="holds a damaged artifact of no known kind"):
+            make(tmp_path / "a", kind="token store")
+        assert config.read_text() == damaged
+
+
 def test_peeking_tells_kind_and_hash_and_reads_no_other_file(tmp_path):
     made = make(tmp_path / "a")
     (tmp_path / "a" / "data.bin").unlink()

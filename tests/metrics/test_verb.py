@@ -75,6 +75,21 @@ def test_results_are_kept_used_again_and_made_anew_only_on_request(work, capsys,
     assert kept["dictionaries"]["topk"]["l0"] == pytest.approx(4, abs=1)
 
 
+def test_fresh_throws_a_damaged_evaluation_away_and_without_it_the_message_says_so(
+    work, capsys, tmp_path
+):
+    command = ["evaluate", str(work / "topk"), *FEW, "--out", str(tmp_path / "kept")]
+    assert main(command) == 0
+    config = tmp_path / "kept" / "config.json"
+    whole = artifact.read(tmp_path / "kept", KIND)
+    config.write_text(config.read_text()[:-300])
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "again with `monosem evaluate` and `--fresh`" in capsys.readouterr().err
+    assert main([*command, "--fresh"]) == 0
+    assert artifact.read(tmp_path / "kept", KIND).summary == whole.summary
+
+
 def test_a_dictionary_of_another_width_is_refused(work, tmp_path):
     model, store = LanguageModel.load(work / "model"), verb.TokenStore.open(work / "tokens")
     save(tmp_path / "wide", model, store, d_in=32)

@@ -19,6 +19,7 @@ from monosem.studies.toy_models.undertraining import undertraining
 from monosem.studies.toy_models.worlds import beside_a_world, firings
 from monosem.text.tokens import TokensConfig, TokenStore, build_token_store
 from monosem.toy.fitting import failing, measure
+from monosem.training.run import TrainingRun
 from monosem.training.trainer import TrainConfig, train
 
 
@@ -150,8 +151,13 @@ def test_undertraining_compares_models_and_lengths(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("damaged", ["weights.safetensors", "config.json"])
 def test_fresh_trains_a_damaged_dictionary_of_undertraining_anew(
-    tmp_path: Path, model: LanguageModel, store: TokenStore
+    tmp_path: Path,
+    model: LanguageModel,
+    store: TokenStore,
+    damaged: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, checkpoint = tmp_path / "out", tmp_path / "checkpoints" / "step-1"
     model.model.save_pretrained(checkpoint)
@@ -161,9 +167,15 @@ def test_fresh_trains_a_damaged_dictionary_of_undertraining_anew(
     assert cli.main(study) == 0
     weights = next(out.rglob("weights.safetensors"))
     whole = weights.read_bytes()
-    weights.write_bytes(whole[:-9])
+    run = weights.parent.parent
+    file = weights if damaged == weights.name else run / damaged
+    file.write_bytes(file.read_bytes()[:-9])
+    (out / "undertraining.figure.json").unlink()
+    assert cli.main(study) == 2
+    assert "`--fresh`" in capsys.readouterr().err
     assert cli.main([*study, "--fresh"]) == 0
     assert weights.read_bytes() == whole
+    assert TrainingRun.open(run).names
 
 
 def test_firings_are_the_latents_above_zero(model: LanguageModel, store: TokenStore) -> None:

@@ -42,7 +42,7 @@ MADE_BY = {
     **dict.fromkeys(("training run", "suite", "dictionary"), "train"),
     **{"evaluation": "evaluate", "feature database": "features"},
 }
-"""The verb that makes each kind, for who has none yet."""
+"""The verb that makes each kind, for who has none yet; with `--fresh` it does so anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,16 +180,16 @@ def peek_summary(path: Path, kind: str) -> Json:
 
 def is_artifact(path: Path, kind: str) -> bool:
     """Whether `path` holds a whole artifact of `kind`; another kind, or damage, raises as `read` does."""
-    path = Path(path)
-    if not (path / CONFIG_NAME).is_file():
-        return False
-    read(path, kind)
-    return True
+    there = (Path(path) / CONFIG_NAME).is_file()
+    if there:
+        read(path, kind)
+    return there
 
 
 def check_target(path: Path, kind: str) -> None:
     """Refuse to write `kind` at `path` where a file, foreign files or another kind of artifact lie.
 
+    A damaged one of the same kind may be written anew: whoever would use it again finds that by `read`.
     A new place where no folder can be made is refused too, before an hour's work rather than after.
     """
     path = Path(path)
@@ -202,7 +202,12 @@ def check_target(path: Path, kind: str) -> None:
         raise ArtifactKindError(
             f"`{path}` is a folder that holds other files, not a {kind}. Choose a new or empty folder."
         )
-    found = _parse(path, kind)["kind"]
+    try:
+        found = str(_parse(path, kind)["kind"])
+    except ArtifactCorruptError:
+        with (path / CONFIG_NAME).open("rb") as file:  # its first lines may still say what it was
+            said = re.search(rb'"kind": "([^"]+)"', file.read(4096))
+        found = said[1].decode(errors="replace") if said else "damaged artifact of no known kind"
     if found != kind:
         raise ArtifactKindError(
             f"`{path}` already holds a {found}; a {kind} would overwrite it. Choose another folder."
@@ -275,11 +280,8 @@ def _seal(
     summary: Json,
     known: Mapping[str, Json],
 ) -> None:
-    paths = {
-        str(p.relative_to(folder)): p
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and not p.name.startswith(".")
-    }
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    paths = {str(p.relative_to(folder)): p for p in found}
     files = {name: known.get(name) or file_entry(p) for name, p in paths.items()}
     data = {
         "format": FORMAT,
@@ -313,23 +315,21 @@ def _sweep(path: Path) -> None:
 
 
 def _alive(process: int) -> bool:
-    if (
-        process == os.getpid()
-    ):  # a killed writer had our number, as the first process of a container
+    if process == os.getpid():  # a killed writer had our number, as the first in a container
         return False
     try:
-        os.kill(process, 0)
+        with contextlib.suppress(PermissionError):  # it is somebody else's
+            os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
     return True
 
 
 def _parse(path: Path, kind: str) -> Json:
+    verb = f"`monosem {MADE_BY[kind]}`" if kind in MADE_BY else "a verb of `monosem --help`"
+    again = f"Make the {kind} again with {verb} and `--fresh` (`fresh=True`)."
     if not (path / CONFIG_NAME).is_file():
         lacks = f"it has no `{CONFIG_NAME}`" if path.is_dir() else "the folder does not exist"
-        verb = f"`monosem {MADE_BY[kind]}`" if kind in MADE_BY else "a verb of `monosem --help`"
         raise ArtifactMissingError(
             f"There is no {kind} at `{path}`: {lacks}. Pass the folder of one, or make it first with {verb}."
         )
@@ -337,7 +337,7 @@ def _parse(path: Path, kind: str) -> Json:
         data = read_json(path / CONFIG_NAME)
     except (ValueError, RecursionError) as error:
         raise ArtifactCorruptError(
-            f"`{path / CONFIG_NAME}` is not readable JSON ({error}). Make the {kind} again."
+            f"`{path / CONFIG_NAME}` is not readable JSON ({error}). {again}"
         ) from error
     needed = {"kind", "config", "files", "provenance"}
     if not isinstance(data, dict) or not needed <= set(cast(Json, data)):
@@ -354,7 +354,7 @@ def _parse(path: Path, kind: str) -> Json:
     parts = [found.get(name, {}) for name in ("config", "summary", "provenance", "files")]
     parts += list(parts[-1].values()) if isinstance(parts[-1], dict) else []
     if not all(isinstance(p, dict) for p in parts) or any("bytes" not in e for e in parts[4:]):
-        raise ArtifactCorruptError(f"`{path / CONFIG_NAME}` is damaged. Make the {kind} again.")
+        raise ArtifactCorruptError(f"`{path / CONFIG_NAME}` is damaged. {again}")
     return found
 
 
@@ -365,12 +365,12 @@ def _identity(kind: str, data: Json) -> str:
 def _check_size(folder: Path, name: str, entry: Json) -> None:
     file = folder / name
     if not file.is_file():
-        raise ArtifactCorruptError(f"`{file}` is missing. Make `{folder}` again.")
+        raise ArtifactCorruptError(f"`{file}` is missing. Make `{folder}` again, with `--fresh`.")
     size = file.stat().st_size
     if size != entry["bytes"]:
         raise ArtifactCorruptError(
             f"`{file}` has {size:,} bytes, its `{CONFIG_NAME}` says {entry['bytes']:,}: it is truncated "
-            f"or altered. Make `{folder}` again."
+            f"or altered. Make `{folder}` again, with `--fresh`."
         )
 
 
@@ -378,15 +378,15 @@ def check_hash(folder: Path, name: str, entry: Json) -> None:
     """Raise `ArtifactCorruptError` unless a file of an artifact is what its entry says."""
     if file_entry(folder / name)["sha256"] != entry.get("sha256"):
         raise ArtifactCorruptError(
-            f"`{folder / name}` does not match its SHA-256: a bit of it has changed. Make `{folder}` again."
+            f"`{folder / name}` does not match its SHA-256: a bit of it has changed. "
+            f"Make `{folder}` again, with `--fresh`."
         )
 
 
 def _version(package: str) -> str | None:
-    try:
+    with contextlib.suppress(PackageNotFoundError):
         return version(package)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 def _git_commit() -> str | None:
