@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
+from scipy.stats import sem
+from scipy.stats import t as student
 
 from monosem import cli
 from monosem.core.config import Json
 from monosem.core.errors import ArtifactCorruptError, ConfigError
-from monosem.dictionaries.latents import ragged_from_dense
 from monosem.dictionaries.relu import ReLU, ReLUConfig
 from monosem.features.database import FeatureDatabase
-from monosem.metrics.measure import Measure, not_applicable
 from monosem.metrics.sample import Sample, Text
-from monosem.metrics.specificity import Ahead, BestUnit, Specificity, curves
-from monosem.metrics.universality import Similarity, similarity
 from monosem.models.effects import logit_effects
 from monosem.models.language_model import LanguageModel, load_model
 from monosem.models.randomised import randomised
@@ -31,15 +29,8 @@ from monosem.studies.towards_monosemanticity import effects
 from monosem.studies.towards_monosemanticity import universality as places_of_latents
 from monosem.studies.towards_monosemanticity.automata import TOP, after, raised
 from monosem.studies.towards_monosemanticity.control import of_one_token
-from monosem.studies.towards_monosemanticity.proxies import Found, judged
 from monosem.studies.towards_monosemanticity.setting import SCALES, Setting, sizes
-from monosem.studies.towards_monosemanticity.splitting import (
-    LEAST,
-    Often,
-    children,
-    edge,
-    splitting,
-)
+from monosem.studies.towards_monosemanticity.splitting import splitting
 from monosem.studies.towards_monosemanticity.study import (
     FIGURES,
     OF_WIDTHS,
@@ -84,25 +75,6 @@ def test_a_latent_of_one_token_has_its_activation_there() -> None:
     one, both = [[1.0, 1.0], [0.0, 1.0]] * 30, [[0.5, 1.0]] * 60
     assert of_one_token(drawn(tokens, one)) == 0.5
     assert of_one_token(drawn(tokens, both)) == 0.0
-
-
-def test_children_are_counted_above_what_chance_finds() -> None:
-    void = Measure(value=None, void="not applicable: made by hand")
-    found = Similarity(
-        nearest=torch.zeros(4, dtype=torch.int64),
-        correlations=torch.zeros(4),
-        nearest_masked=torch.tensor([0, 0, 2, 2]),
-        masked=torch.tensor([0.7, 0.9, 0.5, float("nan")]),
-        by_chance=torch.zeros(4),
-        nearest_masked_by_chance=torch.tensor([1, 1, 1, 1]),
-        masked_by_chance=torch.tensor([0.6, 0.6, 0.6, 0.6]),
-        n_tokens=1,
-        correlation=void,
-        masked_cosine=void,
-    )
-    assert edge(found) == pytest.approx(0.6)
-    counts = children(found.masked, found.nearest_masked, edge(found), 3)
-    assert counts.tolist() == [2.0, 0.0, 0.0]
 
 
 def test_a_second_model_with_another_vocabulary_is_refused(
@@ -204,6 +176,9 @@ def test_widths_of_the_paper_that_were_not_trained_are_said_to_be_missing(
     assert first[0] == "dictionaries of 8 ×, 32 ×, 64 ×, 256 ×"
     assert "`--ratios 1 2 8 32 64 256`" in first[1][1]
     whole = dataclasses.replace(setting, scale=sizes("tiny", (1, 2, 8, 32, 64, 256)))
+    lengths = dataclasses.replace(whole.scale, n_tokens=3, n_widest=2, n_beyond=1)
+    fewer = dataclasses.replace(whole, scale=lengths)
+    assert [fewer.n_tokens(r) for r in lengths.ratios] == [3, 3, 2, 2, 1, 1]
     assert not any(name.startswith("dictionaries") for name in lacks("tiny", whole))
 
 
@@ -290,26 +265,6 @@ def test_raised_tokens_are_those_above_the_mean_of_all_latents(
     assert np.sort(raised(setting), 1).tolist() == wanted.tolist()
 
 
-def test_a_latent_that_fires_on_few_tokens_is_left_out() -> None:
-    """Latent 1 of A fires once, where latent 1 of B does: masked cosine 1, of one token."""
-    a, b = torch.zeros(2 * LEAST, 3), torch.zeros(2 * LEAST, 2)
-    a[:LEAST, 0], a[0, 1], a[LEAST:, 2] = 1.0, 1.0, 1.0
-    b[:LEAST, 1] = torch.rand(LEAST) + 0.1
-    latents = [(ragged_from_dense(a[i::2]), ragged_from_dense(b[i::2])) for i in (0, 1)]
-    kept = Often.of(latents, LEAST)
-    assert kept.a.tolist() == [0, 2] and kept.b.tolist() == [1]
-    found = kept.similarity(0)
-    values = b[:LEAST, 1]
-    assert found.masked[0] == pytest.approx(
-        float(values.sum() / (LEAST * values.square().sum()).sqrt())
-    )
-    assert found.masked[1] == 0.0
-    # all of them under their own numbers say the same of those
-    whole = similarity(lambda: latents, 3, 2)
-    assert whole.masked[[0, 2]].tolist() == found.masked.tolist() and not whole.masked[1].isnan()
-    assert Often.of(latents, LEAST + 1).similarity(0) is None
-
-
 def test_wide_latents_are_encoded_a_few_tokens_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = ReLU(ReLUConfig(d_in=6, d_out=6, n_latents=40, l1=0.1))
     x = torch.randn(33, 6)
@@ -350,53 +305,6 @@ def test_neurons_are_looked_for_in_a_second_model_alone(
     assert 0 < float(found[NEURONS].correlation.value) < 1
 
 
-def agreeing(*, share: float, low: float, usual: float) -> Specificity:
-    """A unit with `share` of its activation on a kind that holds for `usual` of all tokens."""
-    on_kind = Measure(value=share, low=low, high=min(1.0, share + 0.05), null=usual)
-    return Specificity(
-        specificity=on_kind,
-        expected=on_kind,
-        sensitivity=Measure(value=0.3),
-        correlation=Measure(value=0.5, low=low / 2, high=0.6, null=0.0),
-        curves=curves(np.ones(4), np.zeros(4, bool)),
-    )
-
-
-def followed(kind: str, *, low: float, usual: float, neuron: float | None = 0.2) -> Found:
-    """A latent with nine tenths of its activation on a kind, beside a neuron with `neuron` of its own."""
-    agrees = agreeing(share=0.9, low=low, usual=usual)
-    other, lead = BestUnit(latent=-1, correlation=not_applicable("two tokens")), None
-    if neuron is not None:
-        theirs = agreeing(share=neuron, low=neuron, usual=usual)
-        other = BestUnit(latent=1, correlation=theirs.correlation, agreement=theirs)
-        lead = Ahead(
-            correlation=Measure(value=-0.1, low=-0.2, high=0.05, null=0.0),
-            expected=Measure(value=0.9 - neuron, low=0.8 - neuron, high=1.0 - neuron, null=0.0),
-        )
-    return Found(kind, 0, agrees.correlation, agrees, other, lead)
-
-
-def test_a_feature_counts_as_found_by_the_lower_end_of_what_is_on_its_kind() -> None:
-    assert judged(followed("Arabic", low=0.8, usual=0.1)).startswith("found, on 30% of the kind")
-    assert judged(followed("DNA", low=0.0, usual=0.01)).startswith(
-        "seen, but the intervals leave it open"
-    )
-    # names and single letters, which the paper's proxy of base64 holds for
-    assert judged(followed("base64", low=0.8, usual=0.16)).startswith("not to be told")
-
-
-def test_a_latent_is_ahead_of_a_neuron_by_their_difference_alone() -> None:
-    """The latent's interval lies above the neuron's point, and that of the difference around nothing."""
-    said = judged(followed("Arabic", low=0.8, usual=0.1, neuron=0.2))
-    assert "the best neuron: not, it fires on other things" in said
-    assert "correlation is not told from the neuron's" in said and said.endswith("kind ahead")
-    worse = judged(followed("Arabic", low=0.8, usual=0.1, neuron=1.0))
-    assert "the best neuron: found, on 30% of the kind" in worse
-    assert worse.endswith("not told from the neuron's")
-    nobody = judged(followed("Arabic", low=0.8, usual=0.1, neuron=None))
-    assert nobody.endswith("the best neuron: not measured (two tokens)")
-
-
 def test_a_width_is_added_to_a_study_that_is_done(
     model: LanguageModel,
     store: TokenStore,
@@ -430,6 +338,10 @@ def test_a_width_is_added_to_a_study_that_is_done(
     assert found["dictionaries"].items[0].how.endswith("--ratios 1 2 4")
     assert found["splitting"].items[-1].item.startswith("4 × to 2 ×")
     assert found["missing"].items[0].item == "dictionaries of 8 ×, 32 ×, 64 ×, 256 ×"
+    assert found["missing"].items[0].here.startswith("missing: `--ratios` leaves them out")
+    features = next(path for path in tmp_path.glob("4x-features-*"))
+    assert found["dictionaries"].items[-1].how.endswith(f" {tmp_path.name}/{features.name}")
+    assert "here 1,023 were read" in found["densities"].text  # 1,000 were asked for
     index = (tmp_path / "dictionaries.html").read_text("utf-8")
     pages = re.findall(r'href="([^"]+\.html)"', index)
     assert len(pages) == 3
@@ -482,6 +394,5 @@ def test_what_an_ablation_costs_is_a_mean_over_contexts_of_the_tokens_after_the_
         means = np.array([a[c].mean() for a, c in zip(added, chosen, strict=True) if c.any()])
         assert measure.n == len(means)
         assert measure.value == pytest.approx(means.mean())
-        draws = np.random.default_rng(0).choice(means, (5000, len(means))).mean(1)
-        ends = np.quantile(draws, [0.025, 0.975])
-        assert [measure.low, measure.high] == pytest.approx(ends, abs=0.4 * draws.std())
+        ends = student.interval(0.95, len(means) - 1, measure.value, sem(means))
+        assert [measure.low, measure.high] == pytest.approx(ends)

@@ -68,7 +68,8 @@ def dictionaries(setting: Setting) -> Figure:
                     item=f"{ratio} ×: latents that fire often enough to be described",
                     here=int(place.database.metrics["n_alive"]),
                     unit="latents",
-                    how=f"monosem features; monosem explore {place.database.path.name}",
+                    how="monosem.features.build.build_features; monosem explore "
+                    f"{setting.out.name}/{place.database.path.name}",
                 )
                 for ratio, place in places.items()
             ),

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from monosem.editing.interventions import ablate_latents, clamp_latents
-from monosem.metrics.measure import Measure, mean
+from monosem.metrics.measure import Measure, mean_of_few
 from monosem.metrics.sample import Sample
 from monosem.rendering.tokens import highlight
 from monosem.rendering.visible import printable
@@ -144,8 +144,8 @@ def _effect(name: str, latent: int, setting: Setting) -> Effect:
     return Effect(
         name=name,
         latent=latent,
-        where_on=mean(on, seed=setting.seed),
-        elsewhere=mean(off, seed=setting.seed),
+        where_on=mean_of_few(on),
+        elsewhere=mean_of_few(off),
         shown=_lines(sample, column, int(best[0]), added[0]),
         pinned=sampled(setting, latent, largest),
         plain=sampled(setting, None, 0.0),

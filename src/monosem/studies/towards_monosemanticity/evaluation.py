@@ -7,6 +7,8 @@ from pathlib import Path
 from monosem.core.config import Json, content_hash
 from monosem.core.errors import ArtifactCorruptError
 
+VERSION = 5
+"""Of what is measured: rows of another version are measured again."""
 NUMBERS = ("n_latents", "n_dead", "l0", "fvu", "loss_recovered_zero")
 """What figures read of a row; a number, or null where the measure is void."""
 

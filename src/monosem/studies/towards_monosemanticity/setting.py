@@ -29,7 +29,7 @@ from monosem.text.tokens import TokenStore
 from monosem.training.optim import OptimConfig
 from monosem.training.trainer import TrainConfig
 
-VERSION = 5
+VERSION = 6
 """Of the figures' contents: what was kept from another version is made again."""
 
 
@@ -286,7 +286,9 @@ class Setting:
     def _evaluation(self, ratio: int) -> Path:
         weights = weights_hash(self.of_width(ratio))
         whose = [self.model.hash, self.store.hash, self.site, weights]
-        return evaluation.place_of(self.out, ratio, [VERSION, *whose, to_json(self.measuring)])
+        return evaluation.place_of(
+            self.out, ratio, [evaluation.VERSION, *whose, to_json(self.measuring)]
+        )
 
     def _trained(
         self, model: LanguageModel, ratio: int, seed: int | None = None

@@ -134,11 +134,14 @@ def _edges(name: str, found: Similarity | None, n_small: int, tokens: int) -> li
     least = edge(found)
     counts = children(found.masked, found.nearest_masked, least, n_small)
     chance = children(found.masked_by_chance, found.nearest_masked_by_chance, least, n_small)
-    joined = float((found.masked >= least).double().mean())
+    joined, by_chance = (
+        float((masked >= least).double().mean())
+        for masked in (found.masked, found.masked_by_chance)
+    )
     return [
         Item(
-            item=f"{name}: latents that are joined to one, from {least:.2f} on (1 % by chance)",
-            here=f"{joined:.3g} of {len(found.masked):,}",
+            item=f"{name}: latents that are joined to one, from {least:.2f} on",
+            here=f"{joined:.3g} (chance {by_chance:.2g}) of {len(found.masked):,}",
             unit="share",
             how=how,
         ),

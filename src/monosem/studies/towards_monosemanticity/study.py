@@ -117,7 +117,9 @@ def lacks(scale: str, setting: Setting) -> dict[str, tuple[str, str]]:
         return LACKS
     names, ratios = ", ".join(f"{r} ×" for r in widest), {*setting.scale.ratios, *widest}
     every = " ".join(str(r) for r in sorted(ratios))
-    why = f"scale `{scale}` leaves them out; `--ratios {every}` trains them too"
+    asked = setting.scale.ratios != SCALES[scale].ratios
+    who = "`--ratios` leaves" if asked else f"scale `{scale}` leaves"
+    why = f"{who} them out; `--ratios {every}` trains them too"
     return {f"dictionaries of {names}": ("1 × to 256 ×, 131,072 latents", why), **LACKS}
 
 

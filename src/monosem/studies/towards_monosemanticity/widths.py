@@ -129,6 +129,7 @@ def _density_items(
 def densities(setting: Setting) -> Figure:
     """Return histograms of how often latents fire, and whether there are two modes."""
     counted = {f"{ratio} ×": firing for ratio, firing in setting.fired(setting.widths).items()}
+    n_tokens = next(iter(counted.values())).total
     items: list[Item] = []
     drawings: list[str] = []
     for name, firing in counted.items():
@@ -150,10 +151,10 @@ def densities(setting: Setting) -> Figure:
         text=(
             "The share of tokens on which each latent fires, on a logarithmic axis. The paper's histograms "
             "have a second mode near one token in ten million, of latents without a meaning: fewer "
-            f"tokens than that cannot show it, and here {setting.scale.n_density:,} were read."
+            f"tokens than that cannot show it, and here {n_tokens:,} were read."
         ),
         drawings=tuple(drawings),
         captions=tuple(counted),
         items=tuple(items),
-        notes={"tokens": f"{next(iter(counted.values())).total:,}"},
+        notes={"tokens": f"{n_tokens:,}"},
     )
