@@ -1,5 +1,8 @@
 """Baselines against scikit-learn, scipy, and arithmetic by hand."""
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from sklearn.linear_model import Lasso, orthogonal_mp
 
 from monosem.core.errors import ConfigError, ShapeMismatchError
 from monosem.dictionaries import coded
-from monosem.dictionaries.coded import Coded, CodedConfig, nonnegative_lasso, pursue
+from monosem.dictionaries.coded import Coded, CodedConfig, nonnegative_lasso, pursue, steepest
 from monosem.dictionaries.fitted import classical, ica, nmf, pca
 from monosem.dictionaries.linear import Linear, LinearConfig
 
@@ -114,7 +117,7 @@ def test_the_positive_lasso_is_the_minimum_however_many_steps_are_greedy(
 ) -> None:
     monkeypatch.setattr(coded, "GREEDY_STEPS", n_greedy)
     atoms, rows = unit(25, D, seed=2), x[:20] - x.mean(0)
-    found = nonnegative_lasso(rows, atoms, alpha)
+    found = nonnegative_lasso(rows, atoms, alpha, lambda: steepest(atoms))
     for row, codes in zip(rows.double().numpy(), found.double().numpy(), strict=True):
         if alpha == 0.0:
             best = nnls(atoms.double().t().numpy(), row)[0]
@@ -136,13 +139,77 @@ def test_greedy_steps_alone_reach_the_minimum_where_few_latents_are_on(
     monkeypatch.setattr(coded, "MOST_STEPS", 0)  # nothing else may move
     atoms, rows = unit(25, D, seed=2), x[:40] - x.mean(0)
     alpha = 0.4 * float((rows @ atoms.t()).max())
-    found = nonnegative_lasso(rows, atoms, alpha)
+    found = nonnegative_lasso(rows, atoms, alpha, lambda: steepest(atoms))
     assert 0 < int((found > 0).sum()) < 3 * len(rows)
     slope = (
         rows - found @ atoms
     ) @ atoms.t() - alpha  # none is left where a latent is on, or uphill
     assert slope.max() < 1e-3 and slope[found > 0].abs().max() < 1e-3
-    assert nonnegative_lasso(rows[:0], atoms, alpha).shape == (0, 25)
+    assert nonnegative_lasso(rows[:0], atoms, alpha, lambda: 1.0).shape == (0, 25)
+
+
+@pytest.mark.parametrize(("n_atoms", "scale"), [(25, 1.0), (6, 1.0), (25, 3.0)])
+def test_the_steepest_curvature_is_the_largest_singular_value_of_the_atoms_products(
+    n_atoms: int, scale: float, x: torch.Tensor
+) -> None:
+    atoms = scale * unit(n_atoms, D, seed=2)
+    gram = atoms @ atoms.t()
+    by_svd = float(torch.linalg.matrix_norm(gram, 2))
+    assert steepest(atoms) == pytest.approx(by_svd, rel=1e-5)
+    wanted = (x[:40] - x.mean(0)) @ atoms.t() - 0.3
+    start = torch.zeros_like(wanted)
+    codes, as_before = (
+        coded._accelerated(gram, wanted, start, each) for each in (steepest(atoms), by_svd)
+    )
+    assert (codes > 0).any()
+    torch.testing.assert_close(codes @ atoms, as_before @ atoms, rtol=1e-4, atol=1e-3)
+
+
+def test_the_curvature_is_found_once_until_the_atoms_are_others(
+    x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def spied(atoms: torch.Tensor) -> float:
+        asked.append(len(atoms))
+        return steepest(atoms)
+
+    monkeypatch.setattr(coded, "steepest", spied)
+    monkeypatch.setattr(coded, "ENTRIES_AT_ONCE", 25 * 8)  # eight rows at once
+    config = CodedConfig(d_in=D, n_latents=25, codes="lasso", alpha=0.3)
+    atoms, rows = unit(25, D, seed=2), x[:20] - x.mean(0)
+    made = Coded(config)
+    made.set_atoms_(atoms)
+    with monkeypatch.context() as easy:
+        easy.setattr(coded, "GREEDY_STEPS", 10_000)
+        made.encode(rows)
+    assert not asked  # all done greedily
+    monkeypatch.setattr(coded, "GREEDY_STEPS", 0)
+    made.encode(rows)
+    made.encode_sparse(rows)
+    assert len(asked) == 1
+    near, other = unit(25, D, seed=2), Coded(config)
+    near[0] = unit(1, D, seed=3)[0]
+    other.set_atoms_(near)
+    expected = other.encode(rows)
+    changes: list[Callable[[], object]] = [
+        lambda: made.set_atoms_(near),
+        lambda: made.set_atoms_(atoms),
+        lambda: made.load_state_dict(other.state_dict()),
+        lambda: made.set_atoms_(atoms),
+        lambda: made.W_dec.copy_(other.W_dec),
+    ]
+    for i, change in enumerate(changes):
+        change()
+        n = len(asked)
+        found = made.encode(rows)
+        assert len(asked) == n + 1
+        if i % 2 == 0:
+            assert torch.equal(found, expected)
+    asked.clear()
+    assert torch.equal(made.folded(1.0).encode(rows), expected)  # a copy knows what it knew
+    assert torch.equal(copy.deepcopy(made).double().encode(rows), expected)
+    assert not asked
 
 
 def test_factors_that_are_not_negative_are_found_again() -> None:

@@ -10,6 +10,7 @@ here: `fitted.classical` and `fitted.nmf` find the atoms. Bricken et al. 2023 se
 powerful than what a model could compute itself, and so as liable to overfit.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,6 +85,7 @@ class Coded(Untrained[CodedConfig], name="coded", config=CodedConfig):
         self.register_buffer("b_dec", torch.zeros(self.d_out))
         self.register_buffer("b_enc", torch.zeros(self.n_latents), persistent=False)
         self.register_buffer("alpha", torch.tensor(float(config.alpha)))
+        self._known: tuple[Tensor, float] | None = None
 
     @property
     def W_enc(  # noqa: N802  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -139,10 +141,19 @@ class Coded(Untrained[CodedConfig], name="coded", config=CodedConfig):
         atoms, alpha = self.W_dec.float(), float(self.alpha)
         step = max(1, ENTRIES_AT_ONCE // self.n_latents)
         parts = [
-            nonnegative_lasso(part.float() - self.b_dec.float(), atoms, alpha)
+            nonnegative_lasso(
+                part.float() - self.b_dec.float(), atoms, alpha, lambda: self._steepest(atoms)
+            )
             for part in x.split(step)
         ]
         return torch.cat(parts).to(x.dtype) if parts else x.new_zeros(0, self.n_latents)
+
+    def _steepest(self, atoms: Float[Tensor, "n_atoms d_in"]) -> float:
+        """Return `steepest` of the atoms, which is found once for as long as they are the same."""
+        here = atoms.cpu()
+        if self._known is None or not torch.equal(self._known[0], here):
+            self._known = here.clone(), steepest(here)
+        return self._known[1]
 
 
 @torch.no_grad()
@@ -174,18 +185,29 @@ def pursue(
 
 @torch.no_grad()
 def nonnegative_lasso(
-    x: Float[Tensor, "batch d_in"], atoms: Float[Tensor, "n_atoms d_in"], alpha: float
+    x: Float[Tensor, "batch d_in"],
+    atoms: Float[Tensor, "n_atoms d_in"],
+    alpha: float,
+    curvature: Callable[[], float],
 ) -> Float[Tensor, "batch n_atoms"]:
     """Return argmin over c ≥ 0 of ½‖x - c @ atoms‖² + alpha Σ c, for unit `atoms`.
 
     Greedily first, which is soon done where few latents are on; what is not done then goes on from there by
-    accelerated steps.
+    accelerated steps. Only these ask for the `curvature`, which is `steepest(atoms)`.
     """
     gram, wanted = atoms @ atoms.t(), x @ atoms.t() - alpha
     codes, rows = _greedy(gram, wanted)
     if len(rows):
-        codes[rows] = _accelerated(gram, wanted[rows], codes[rows])
+        codes[rows] = _accelerated(gram, wanted[rows], codes[rows], curvature())
     return codes
+
+
+@torch.no_grad()
+def steepest(atoms: Float[Tensor, "n_atoms d_in"]) -> float:
+    """Return the largest eigenvalue of `atoms @ atoms.t()`: how fast slopes can change along a step."""
+    rows = atoms.cpu().double()  # where devices have no doubles
+    least = rows.t() @ rows if len(rows) > rows.shape[1] else rows @ rows.t()
+    return float(torch.linalg.eigvalsh(least)[-1])
 
 
 def _greedy(
@@ -213,9 +235,10 @@ def _accelerated(
     gram: Float[Tensor, "n_atoms n_atoms"],
     wanted: Float[Tensor, "batch n_atoms"],
     codes: Float[Tensor, "batch n_atoms"],
+    curvature: float,
 ) -> Float[Tensor, "batch n_atoms"]:
     """Return codes by FISTA with restarts where a step goes uphill (O'Donoghue and Candès 2015)."""
-    rate = 1.0 / torch.linalg.matrix_norm(gram, 2).clamp_min(torch.finfo(gram.dtype).tiny)
+    rate = 1.0 / max(curvature, torch.finfo(gram.dtype).tiny)
     ahead, momentum = codes, 1.0
     for _ in range(MOST_STEPS):
         new = (ahead - rate * (ahead @ gram - wanted)).relu()
