@@ -144,7 +144,7 @@ def test_labels_give_the_next_token_loss(tokens):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_and_passes_the_self_test(name):
     model = build(PRESETS[name], vocab_size=70, bos=0, eos=0, seed=0)
-    stock = name not in ("1L-solu", "1L-solu-norm", "2L-attn-only", "2L-people", "3L-attn-only")
+    stock = name not in ("1L-solu", "1L-solu-norm", "2L-attn-only", "3L-attn-only")
     assert isinstance(model, MonosemForCausalLM) is not stock
     LanguageModel(model).self_test()
 

@@ -23,7 +23,7 @@ class Arguments:
 
     preset: Annotated[str, tyro.conf.Positional] = "1L"
     """Shape: 1L (one layer, d_model 128, 512 ReLU neurons), 1L-a, 1L-b (another seed), 1L-gelu, 1L-silu,
-    1L-solu, 1L-solu-norm, 2L, 2L-attn-only, 2L-people, 2L-gelu, 2L-silu,
+    1L-solu, 1L-solu-norm, 2L, 2L-attn-only, 2L-gelu, 2L-silu,
     3L-attn-only, 4L or tiny."""
     tokens: Path = Path("runs/tokens")
     """Token store to train on; its held-out split validates."""

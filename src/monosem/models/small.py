@@ -70,7 +70,6 @@ PRESETS: dict[str, SmallModelConfig] = {
     "1L-solu-norm": SmallModelConfig(activation="solu", mlp_norm=True),
     "2L": SmallModelConfig(n_layers=2),
     "2L-attn-only": TWO_LAYERS,
-    "2L-people": TWO_LAYERS,
     "2L-gelu": SmallModelConfig(n_layers=2, activation="gelu", context=128, init_std=WIDE),
     "2L-silu": SmallModelConfig(n_layers=2, activation="silu", context=128, init_std=WIDE),
     "3L-attn-only": SmallModelConfig(n_layers=3, d_mlp=0, context=128, init_std=WIDE),
