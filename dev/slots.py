@@ -2,7 +2,8 @@
 
 Rows: names of training text, names kept for tests, words that stand there in some training sentences,
 and other tokens of the model's vocabulary that are words. Columns: forms of training text, drawn anew,
-and the tests' templates. A cell is a share of cases won, with half the width of its 95 % interval.
+and the tests' templates. A cell is a share of cases won, with half the width of its 95 % interval, which
+counts draws of two with a template and not each of their four cases.
 """
 
 import argparse
@@ -34,8 +35,8 @@ def main() -> None:
             cells: list[str] = []
             for test in (False, True):
                 cases = drawn(pool, given.cases, test=test)
-                _, scores = scored(model, TESTED, cases, vocabulary)
-                low, high = interval(sum(scores) / len(scores), len(scores))
+                kept, scores = scored(model, TESTED, cases, vocabulary)
+                low, high = interval(kept, scores)
                 cells.append(f"{sum(scores) / len(scores):.2f} ± {(high - low) / 2:.2f}")
             print(f"| {row} | {' | '.join(cells)} |")
 
@@ -57,6 +58,7 @@ def drawn(pool: Sequence[str], n: int, *, test: bool) -> list[Case]:
     """Return cases in fours: a pair in both parts and both orders."""
     random, made = Random(0), []
     while len(made) < n:
+        draw = len(made)
         template = random.choice(indirect_objects.TEST) if test else trained(random)
         prompt = template[: template.rindex("{o}")].rstrip()
         first, second = random.sample(pool, 2)
@@ -69,7 +71,7 @@ def drawn(pool: Sequence[str], n: int, *, test: bool) -> list[Case]:
         for s, o in ((first, second), (second, first)):
             for a, b in ((s, o), (o, s)):
                 text = filled(prompt, a=a, b=b, s=s, **parts)
-                made.append(Case(prompt=text, answer=f" {o}", wrong=(f" {s}",)))
+                made.append(Case(prompt=text, answer=f" {o}", wrong=(f" {s}",), draw=draw))
     return made[:n]
 
 

@@ -1,12 +1,12 @@
 """Abilities: who has them passes, who has a shortcut fails, and what cannot be worded is not judged."""
 
 import json
+import re
+from functools import partial
 from random import Random
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import binomtest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -16,10 +16,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from monosem.cli import main
 from monosem.constructions.planted import induction
 from monosem.core.errors import ConfigError, UnknownNameError
-from monosem.metrics.abilities import LACKS, abilities, ability, interval, last_logits, measure
+from monosem.metrics.abilities import LACKS, abilities, ability, last_logits, measure
 from monosem.models.language_model import LanguageModel
 from monosem.text.genres import words
-from monosem.text.genres.corpus import GENRES
+from monosem.text.genres.corpus import GENRES, genres_of
 from monosem.text.genres.genre import Ability, Case, Genre
 from monosem.text.genres.vocabulary import Vocabulary
 
@@ -191,14 +191,6 @@ def test_scores_are_given_by_group_and_padding_changes_none(planted):
         torch.testing.assert_close(found, alone)
 
 
-@given(share=st.floats(0, 1), n=st.integers(1, 10**5))
-def test_the_interval_holds_the_share_and_narrows(share, n):
-    low, high = interval(share, n)
-    assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1
-    again = interval(share, 4 * n)
-    assert again[1] - again[0] <= high - low
-
-
 def test_what_is_asked_wrongly_is_said(planted):
     model = planted(noise)
     with pytest.raises(UnknownNameError, match="pronouns"):
@@ -221,10 +213,73 @@ def test_the_command_line_shows_one_model_and_several(capsys, tmp_path):
     assert "other" in capsys.readouterr().out.splitlines()[0]
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 20), (37, 60), (400, 400)])
-def test_the_interval_is_wilsons(right, n):
-    theirs = binomtest(right, n).proportion_ci(0.95, method="wilson")
-    assert interval(right / n, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+def test_the_interval_of_cases_that_were_drawn_together_is_of_their_draws(planted, tokenizer):
+    def cases(draw, random, n, vocabulary):
+        nouns = [word for pair in words.THINGS[: n // 4] for word in pair]
+        texts = [f"{noun} {verb}" for noun in nouns for verb in ("is", "was")]
+        known = {"answer": " red", "wrong": (" blue",)}
+        return [Case(prompt=text, draw=draw(i), **known) for i, text in enumerate(texts)]
+
+    def found(draw, rule):
+        tested = Ability(cases=partial(cases, draw), bar=0.6, chance=0.5)
+        genre = Genre(name="x", about="x", share=1.0, write=lambda r: "", ability=tested)
+        return measure(planted(rule), genre, Vocabulary(len(KNOWN), tokenizer), n=32)
+
+    lost = {word for pair in words.THINGS[:2] for word in pair}
+
+    def by_noun(said):
+        return {"blue" if said[-2] in lost else "red": 1.0}
+
+    alone, together = found(lambda i: None, by_noun), found(lambda i: i // 4, by_noun)
+    theirs = binomtest(24, 32).proportion_ci(0.95, method="wilson")
+    assert alone.share == together.share == 0.75 and alone.n == together.n == 32
+    assert (alone.low, alone.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    # Eight draws of which two are lost whole: in no more than eight cases would there be so much.
+    eight = binomtest(6, 8).proportion_ci(0.95, method="wilson")
+    assert together.low < eight.low and together.high > eight.high
+
+
+SAME = {word: one for one, many in words.THINGS for word in (one, many)} | dict.fromkeys(
+    words.NAMES, "somebody"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("indirect-objects", 4), ("pronouns", 2), ("agreement", 2)]
+)
+def test_cases_of_one_draw_share_their_words_and_others_do_not(name, size, tokenizer):
+    (genre,) = genres_of([name])
+    cases = genre.ability.cases(Random(0), 200, Vocabulary(len(KNOWN), tokenizer))
+    draws: dict[int, list[frozenset[str]]] = {}
+    for case in cases:
+        spoken = re.findall(r"\w+", case.prompt)
+        draws.setdefault(case.draw, []).append(frozenset(SAME.get(w, w) for w in spoken))
+    assert {len(said) for said in draws.values()} == {size}
+    assert all(len(set(said)) == 1 for said in draws.values())
+    assert len({said[0] for said in draws.values()}) > len(draws) / 4
+
+
+def test_cases_of_other_abilities_are_drawn_one_by_one(tokenizer):
+    for genre in ABLE:
+        if genre.name not in ("indirect-objects", "pronouns", "agreement"):
+            cases = genre.ability.cases(Random(0), 40, Vocabulary(len(KNOWN), tokenizer))
+            plain = [case for case in cases if not case.control]
+            assert all(case.draw is None for case in plain)
+            assert len({case.prompt for case in plain}) == len(plain)
+
+
+def test_four_ways_of_saying_one_thing_are_not_four_tests(planted, tokenizer):
+    """A model that follows some pairs of names and no others: Wilson's interval would be half as wide."""
+
+    def by_pair(said):
+        names = indirect_object(said)
+        followed = Random(" ".join(sorted(names))).random() < 0.7
+        return names if followed else {name: -value for name, value in names.items()}
+
+    found = ability(planted(by_pair), "indirect-objects", n=200)
+    plainly = binomtest(round(found.share * 200), 200).proportion_ci(0.95, method="wilson")
+    assert 0.5 < found.share < 0.9
+    assert (found.high - found.low) / (plainly.high - plainly.low) == pytest.approx(2, rel=0.1)
 
 
 def test_the_interval_of_an_ability_is_of_its_cases_without_the_controls(planted, tokenizer):

@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from monosem.metrics.measure import (
@@ -14,6 +16,9 @@ from monosem.metrics.measure import (
     median,
     not_applicable,
     share,
+    share_of_groups,
+    wilson,
+    worth,
 )
 
 
@@ -21,6 +26,92 @@ def test_a_share_has_wilsons_interval():
     found = share(7, 40)
     theirs = stats.binomtest(7, 40).proportion_ci(0.95, method="wilson")
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+@given(p=st.floats(0, 1), n=st.floats(0, 1e5))
+def test_wilsons_interval_holds_the_share_and_narrows(p, n):
+    low, high = wilson(p, n)
+    assert 0 <= low <= p + 1e-9 and p - 1e-9 <= high <= 1
+    again = wilson(p, 4 * n)
+    assert again[1] - again[0] <= high - low + 1e-12
+    assert wilson(p, 0.0) == (0.0, 1.0)
+
+
+def in_fours(world, n_groups, p, rho):
+    """Cases in groups of four that are won alike: by chances that differ from group to group."""
+    random = np.random.default_rng(world)
+    chances = random.beta(p * (1 - rho) / rho, (1 - p) * (1 - rho) / rho, n_groups)
+    won = random.random((n_groups, 4)) < chances[:, None]
+    return won.ravel().astype(np.float64), np.repeat(np.arange(n_groups), 4)
+
+
+@pytest.mark.parametrize(("n_groups", "p"), [(100, 0.9), (100, 0.5), (25, 0.8), (10, 0.9)])
+def test_groups_that_are_won_alike_are_covered_as_said_and_wilsons_interval_does_not(n_groups, p):
+    ours, wilsons, n_worlds = 0, 0, 500
+    for world in range(n_worlds):
+        scores, groups = in_fours(world, n_groups, p, rho=0.4)
+        found, plain = share_of_groups(scores, groups), share(int(scores.sum()), len(scores))
+        assert found.value == pytest.approx(plain.value) and found.n == plain.n == 4 * n_groups
+        assert found.low <= plain.low and found.high >= plain.high
+        ours += found.low <= p <= found.high
+        wilsons += plain.low <= p <= plain.high
+    assert 0.925 <= ours / n_worlds <= 0.99
+    assert wilsons / n_worlds <= 0.86
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (1, 2), (0, 20), (37, 60), (400, 400)])
+def test_of_groups_of_one_case_each_the_interval_is_wilsons(right, n):
+    scores = (np.arange(n) < right).astype(np.float64)
+    found = share_of_groups(scores, np.arange(n)[::-1] + 7)
+    assert worth(scores, np.arange(n)) == n
+    theirs = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_what_cases_in_groups_are_worth_is_by_the_jackknife_and_by_students_quantiles():
+    scores, groups = in_fours(0, 40, 0.8, rho=0.4)
+    order = np.random.default_rng(0).permutation(160)  # who stands beside whom says nothing
+    without = np.array([scores[groups != g].mean() for g in range(40)])
+    variance = (
+        39 / 40 * np.square(without - without.mean()).sum()
+    )  # of the mean, by leaving groups out
+    effect = variance / (scores.var(ddof=1) / 160)
+    assert effect > 1.5
+    quantiles = stats.t.interval(0.95, 159)[1] / stats.t.interval(0.95, 39)[1]
+    assert worth(scores[order], groups[order]) == pytest.approx(160 / effect * quantiles**2)
+    # The ends are the shares from which what was found is 1.96 standard errors away (Wilson 1927).
+    found, n = share_of_groups(scores, groups), worth(scores, groups)
+    for end in (found.low, found.high):
+        assert abs(found.value - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n))
+
+
+def test_groups_whose_cases_are_opposed_are_worth_no_more_than_their_cases():
+    scores, groups = np.tile([1.0, 0.0], 100), np.repeat(np.arange(100), 2)
+    quantiles = stats.t.interval(0.95, 199)[1] / stats.t.interval(0.95, 99)[1]
+    assert worth(scores, groups) == pytest.approx(200 * quantiles**2)
+
+
+def test_where_all_are_won_or_lost_each_group_counts_as_one_case():
+    groups = np.repeat(np.arange(25), 4)
+    quantiles = stats.t.interval(0.95, 99)[1] / stats.t.interval(0.95, 24)[1]
+    for value in (0.0, 1.0):
+        found = share_of_groups(np.full(100, value), groups)
+        assert worth(np.full(100, value), groups) == pytest.approx(25 * quantiles**2)
+        assert found.value == value and 0 <= found.low <= value <= found.high <= 1
+        assert found.high - found.low == pytest.approx(
+            1.959964**2 / (25 * quantiles**2 + 1.959964**2)
+        )
+    uneven = np.repeat([0, 1, 2], [5, 3, 2])
+    few = stats.t.interval(0.95, 9)[1] / stats.t.interval(0.95, 2)[1]
+    assert worth(np.ones(10), uneven) == pytest.approx(10 / (38 / 10) * few**2)
+
+
+def test_of_few_groups_little_is_said_and_of_one_nothing():
+    one = share_of_groups(np.array([1.0, 1.0, 0.0, 1.0]), np.zeros(4, np.int64))
+    assert (one.value, one.low, one.high) == (0.75, 0.0, 1.0)
+    two = share_of_groups(np.array([1.0, 1.0, 0.0, 1.0]), np.array([0, 0, 1, 1]))
+    assert two.low < 0.2 and two.high > 0.95
+    assert share_of_groups(np.zeros(0), np.zeros(0, np.int64)).void == "not applicable: no case"
 
 
 def test_the_interval_of_a_mean_is_that_of_its_standard_error():

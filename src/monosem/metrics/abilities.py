@@ -1,23 +1,25 @@
 """What a language model can do, measured on cases that no training text of ours holds.
 
     share = mean over cases of score(logits at the prompt's end)         (genre.py has the scores)
-    interval = Wilson's at 95 %, n cases taken as independent draws of names, words and templates
+    interval = 95 %, of drawing names, words and templates anew: Wilson's, of as many independent cases as
+               they are worth that share them (ABBA and BABA of the same two names; `measure.py`)
 
 A study calls `ability(model, "indirect-objects")` first: below its bar, what the study would say of
 the model is about noise, and the answer is `not applicable: the model lacks it`.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from monosem.core.errors import ConfigError
+from monosem.metrics.measure import share_of_groups
 from monosem.models.language_model import LanguageModel
 from monosem.text.genres.corpus import GENRES, genres_of
 from monosem.text.genres.genre import Ability, Case, Genre, last_token, wrong_mask
@@ -28,7 +30,6 @@ MOST_LOGITS = 2**24
 """Numbers of one batch's logits, about; it bounds memory for large vocabularies."""
 FEWEST = 20
 """Cases below which nothing is said."""
-Z = 1.959964
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +109,12 @@ def measure(
     tested = cast(Ability, genre.ability)
     drawn = tested.cases(Random(f"{genre.name} {seed}"), n, vocabulary)
     cases, scores = scored(model, tested, drawn, vocabulary)
-    plain = [s for case, s in zip(cases, scores, strict=True) if not case.control]
+    judged = [(case, s) for case, s in zip(cases, scores, strict=True) if not case.control]
+    plain = [s for _, s in judged]
     spoilt = [s for case, s in zip(cases, scores, strict=True) if case.control]
     enough = len(plain) >= FEWEST
     share = sum(plain) / len(plain) if enough else None
-    low, high = interval(share, len(plain)) if share is not None else (0.0, 1.0)
+    low, high = interval([case for case, _ in judged], plain) if enough else (0.0, 1.0)
     return Measured(
         name=genre.name,
         about=genre.about,
@@ -163,15 +165,12 @@ def last_logits(
     return logits[torch.arange(len(prompts)), ends].float().cpu()
 
 
-def interval(share: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share of `n` cases.
-
-    >>> [round(x, 3) for x in interval(0.9, 400)]
-    [0.867, 0.926]
-    """
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def interval(cases: Sequence[Case], scores: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean score of some cases, of drawing anew what they share."""
+    alone = (-1 - i for i in range(len(cases)))
+    draws = [i if case.draw is None else case.draw for case, i in zip(cases, alone, strict=True)]
+    found = share_of_groups(np.array(scores), np.array(draws, np.int64))
+    return cast(float, found.low), cast(float, found.high)
 
 
 def _by_group(cases: Sequence[Case], scores: Sequence[float]) -> dict[str, float]:

@@ -45,6 +45,7 @@ def cases(random: Random, n: int, _: Vocabulary) -> list[Case]:
     """Return about `n` cases, in pairs: one sentence in both numbers, the attractor in the other."""
     made: list[Case] = []
     while len(made) < n:
+        draw = len(made)
         noun, other = random.sample(TEST_THINGS, 2)
         link, opener = random.choice(LINKS_TEST), random.choice(OPENERS)
         verbs = random.choice(VERBS[:2])
@@ -52,7 +53,7 @@ def cases(random: Random, n: int, _: Vocabulary) -> list[Case]:
             prompt = f"{opener} {noun[plural]} {link.format(x=other[1 - plural])}"
             answer, wrong = f" {verbs[plural]}", f" {verbs[1 - plural]}"
             group = "plural" if plural else "singular"
-            made.append(Case(prompt=prompt, answer=answer, wrong=(wrong,), group=group))
+            made.append(Case(prompt=prompt, answer=answer, wrong=(wrong,), group=group, draw=draw))
     return made[:n]
 
 

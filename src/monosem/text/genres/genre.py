@@ -42,6 +42,9 @@ class Case:
     """What follows only without the ability."""
     group: str = ""
     """Kind of case (a template, ABBA or BABA); scores are also given by group."""
+    draw: int | None = None
+    """Number of the draw of words and template that it shares with other cases, None where it shares none.
+    Cases of one draw are won or lost together, more or less: intervals are of drawing draws anew."""
     control: bool = False
     """Whether the prompt was spoilt on purpose: its score is what is to be had without the ability."""
 

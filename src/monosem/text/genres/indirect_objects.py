@@ -232,7 +232,7 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
         return []
     made: list[Case] = []
     while len(made) < n:
-        drawn = random.choice(TEST)
+        draw, drawn = len(made), random.choice(TEST)
         kind, template = (
             "new words" if drawn in NEW_WORDS else "new order",
             drawn.removesuffix(" {o}."),
@@ -243,7 +243,9 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
             for order, (a, b) in (("BABA", (s, o)), ("ABBA", (o, s))):
                 prompt = filled(template, a=a, b=b, s=s, **parts)
                 group = f"{order}, {kind}"
-                made.append(Case(prompt=prompt, answer=f" {o}", wrong=(f" {s}",), group=group))
+                made.append(
+                    Case(prompt=prompt, answer=f" {o}", wrong=(f" {s}",), group=group, draw=draw)
+                )
     return made[:n]
 
 

@@ -136,12 +136,13 @@ def cases(random: Random, n: int, vocabulary: Vocabulary) -> list[Case]:
         return []
     made: list[Case] = []
     while len(made) < n:
-        template = random.choice(TEST)
+        draw, template = len(made), random.choice(TEST)
         filling = {"place": random.choice(PLACES), "gift": random.choice(GIFTS)}
         for name in (random.choice(women), random.choice(men)):
             prompt = template.removesuffix(" {he}").format(n=name, **filling)
             answer, wrong = (" she", " he") if name in WOMEN else (" he", " she")
-            made.append(Case(prompt=prompt, answer=answer, wrong=(wrong,), group=answer.strip()))
+            kind = answer.strip()
+            made.append(Case(prompt=prompt, answer=answer, wrong=(wrong,), group=kind, draw=draw))
     return made[:n]
 
 
