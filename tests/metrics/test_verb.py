@@ -36,6 +36,9 @@ def test_a_dictionary_folder_is_enough_to_find_model_and_tokens(work, capsys):
     results = json.loads(capsys.readouterr().out)
     assert list(results["dictionaries"]) == ["topk", "neurons", "neurons_all"]
     assert set(results["language_model"]) == {"loss", "unigram", "bigram", "trigram"}
+    for name, (low, high) in results["language_model_intervals"].items():
+        assert low < results["language_model"][name] < high
+    assert set(results["language_model_intervals"]) == set(results["language_model"])
     assert 500 <= results["dictionaries"]["topk"]["n_density_tokens"] < 500 + 16
 
 

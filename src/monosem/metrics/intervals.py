@@ -37,17 +37,17 @@ def intervals(
     losses = {run: held.unspliced[run].numpy() for run in ("original", "zero", "mean")}
     losses["spliced"] = held.spliced[name].numpy()
     original = losses.pop("original")
-    rise = {run: _sums(found - original, ordinary[:, 1:]) for run, found in losses.items()}
+    rise = {run: by_context(found - original, ordinary[:, 1:]) for run, found in losses.items()}
 
     def of(top: np.ndarray, bottom: np.ndarray) -> Measure:
         return mean(top, weights=bottom, seed=seed)
 
     errors, variances = (
-        _sums(np.concatenate(parts), ordinary) for parts in (sums.errors, sums.variances)
+        by_context(np.concatenate(parts), ordinary) for parts in (sums.errors, sums.variances)
     )
     found = {
         "fvu": of(errors, variances),
-        "loss": of(_sums(original, ordinary[:, 1:]), n_targets),
+        "loss": of(by_context(original, ordinary[:, 1:]), n_targets),
         "delta_ce": of(rise["spliced"], n_targets),
     }
     for ablation in ("zero", "mean"):
@@ -61,7 +61,7 @@ def intervals(
     }
 
 
-def _sums(
+def by_context(
     values: Float[np.ndarray, " tokens"], chosen: Bool[np.ndarray, "contexts pos"]
 ) -> Float[np.ndarray, " contexts"]:
     """Return the sum of each context; `values` are of the chosen tokens, one context after the other."""

@@ -1,9 +1,10 @@
 """An evaluation as an artifact: one folder whose `config.json` holds settings and results.
 
-    {"language_model": {"loss", "unigram", "bigram", "trigram"}, "dictionaries": {name: measures}}
+    {"language_model": {"loss", "unigram", "bigram", "trigram"}, "dictionaries": {name: measures},
+     "language_model_intervals": {"loss": [low, high], …}}
 
-The results lie in the summary of the artifact; there are no other files. The language model's part
-is empty where it was not asked for. Measures by name (`survey.py`) are an artifact of the same form, of
+The results lie in the summary of the artifact; there are no other files. The language model's parts
+are empty where they were not asked for. Measures by name (`survey.py`) are an artifact of the same form, of
 kind "survey": {name: {measure: {what: {"value", "low", "high", "null", "null_high", "n", "void"}}}}.
 """
 
@@ -44,12 +45,17 @@ def evaluation(
     measures = evaluate_many(
         dictionaries, model, store, config, site=site, neurons=neurons, firing=firing
     )
-    losses: dict[str, float] = {}
+    losses: Json = {}
     if language_model:
         losses = evaluate_language_model(
             model, store, n_tokens=config.n_loss_tokens, seed=config.seed
         )
-    return {"language_model": losses, "dictionaries": measures}
+    ends: Json = losses.pop("intervals", {})
+    return {
+        "language_model": losses,
+        "language_model_intervals": ends,
+        "dictionaries": measures,
+    }
 
 
 def write_evaluation(
