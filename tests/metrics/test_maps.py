@@ -24,26 +24,40 @@ def bunches(n_bunches=6, n=12, d=24):
     return middles.repeat_interleave(n, 0) + noise, torch.arange(n_bunches).repeat_interleave(n)
 
 
-def test_trustworthiness_and_kept_neighbours_are_those_of_scikit_learn():
+def values(x, places):
+    kept, trust = distortion(x, places)
+    return kept.value, trust.value
+
+
+def test_trustworthiness_and_kept_neighbours_are_those_of_scikit_learn(jackknife):
     x = directions()
-    places = principal(x / x.norm(dim=1, keepdim=True), 2)
+    unit = x / x.norm(dim=1, keepdim=True)
+    places = principal(unit, 2)
     kept, trust = distortion(x, places, k=7)
-    assert trust == pytest.approx(
+    assert trust.value == pytest.approx(
         trustworthiness(x, places, n_neighbors=7, metric="cosine"), abs=1e-9
     )
     near = NearestNeighbors(n_neighbors=7, metric="cosine").fit(x.numpy()).kneighbors()[1]
     seen = NearestNeighbors(n_neighbors=7).fit(places.numpy()).kneighbors()[1]
     shares = [len(set(a) & set(b)) / 7 for a, b in zip(near, seen, strict=True)]
-    assert kept == pytest.approx(np.mean(shares))
+    assert kept.value == pytest.approx(np.mean(shares))
+    assert kept.null == 7 / 89 and kept.n == trust.n == 90
+    assert (kept.low, kept.high) == jackknife(lambda i: np.mean(np.array(shares)[i]), np.arange(90))
+    # Of each direction alone: who is near on the map, by how much too far in truth.
+    ranks = np.argsort(np.argsort(-unit.double().numpy() @ unit.double().numpy().T))
+    far = np.array([np.maximum(ranks[i][seen[i]] - 7, 0).sum() for i in range(90)])
+    each = 1 - 2 * far / (7 * (2 * 90 - 3 * 7 - 1))
+    assert each.mean() == pytest.approx(trust.value)
+    assert (trust.low, trust.high) == jackknife(lambda i: each[i].mean(), np.arange(90))
 
 
 def test_places_in_a_plane_are_kept_whole_and_random_ones_at_chance():
     angles = torch.linspace(0, 1.4, 300)
     arc = torch.stack([angles.cos(), angles.sin()], 1)
-    kept, trust = distortion(arc, arc)
+    kept, trust = values(arc, arc)
     assert kept > 0.96 and trust > 0.999  # the fifteenth is as far on either side
     x = directions(2000, 64)
-    kept, trust = distortion(x, torch.randn(2000, 2, generator=torch.Generator().manual_seed(5)))
+    kept, trust = values(x, torch.randn(2000, 2, generator=torch.Generator().manual_seed(5)))
     assert kept == pytest.approx(15 / 1999, abs=0.004) and trust == pytest.approx(0.5, abs=0.02)
 
 
@@ -53,7 +67,7 @@ def test_who_is_near_on_the_map_does_not_depend_on_where_the_map_lies():
     places += 1e-3 * torch.randn(400, 2, generator=generator, dtype=torch.float64)
     angles = torch.cat([places, torch.ones(400, 1).double()], 1).float()
     here, far = places.float(), (places + 8).float()
-    assert distortion(angles, far) == pytest.approx(distortion(angles, here), abs=0.01)
+    assert values(angles, far) == pytest.approx(values(angles, here), abs=0.01)
 
 
 def test_many_directions_are_judged_by_some_of_them(monkeypatch):
@@ -61,7 +75,13 @@ def test_many_directions_are_judged_by_some_of_them(monkeypatch):
     places = principal(x, 2)
     all_of_them = distortion(x, places)
     monkeypatch.setattr("monosem.metrics.maps.N_JUDGED", 300)
-    assert distortion(x, places) == pytest.approx(all_of_them, abs=0.03)
+    some_of_them = distortion(x, places)
+    for some, every in zip(some_of_them, all_of_them, strict=True):
+        assert (some.n, every.n) == (300, 600)
+        assert some.value == pytest.approx(every.value, abs=0.03)
+        assert some.low < every.value < some.high
+        wider = (some.high - some.low) / (every.high - every.low)
+        assert wider == pytest.approx(2**0.5, rel=0.2)
 
 
 def test_principal_components_are_those_of_scikit_learn():
@@ -75,7 +95,9 @@ def test_a_map_counts_angles_and_not_lengths():
     longer = x * torch.linspace(0.1, 30, len(x))[:, None]
     ours, theirs = map_of(x, method="pca"), map_of(longer, method="pca")
     torch.testing.assert_close(ours.places, theirs.places, atol=1e-5, rtol=1e-4)
-    assert ours.neighbours_by_chance == 15 / 89
+    assert ours.neighbours_by_chance == ours.kept.null == 15 / 89
+    assert ours.kept.low < ours.neighbours_kept < ours.kept.high
+    assert ours.trust.low < ours.trustworthiness < ours.trust.high
     assert ours.method == "pca"
 
 

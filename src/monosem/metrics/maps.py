@@ -4,6 +4,9 @@
     neighbours_kept  = mean over i of |N_k(i) ∩ M_k(i)| / k     N_k by cosine, M_k on the map
     trustworthiness  = 1 − 2 / (n k (2n − 3k − 1)) · Σ_i Σ_{j ∈ M_k(i) \\ N_k(i)} (rank_i(j) − k)
 
+Both are means over directions, with the 95 % interval of drawing anew the directions that are judged, on this
+one map: what another seed of it, or another dictionary, would give lies outside.
+
 UMAP takes the extra `maps`; principal components are what there is without it, and a different picture:
 two straight axes, which keep distances that are far and mix up what is near. Groups are HDBSCAN's, in ten
 dimensions of the same method; in principal components, where all is one mass, the leaves of its tree.
@@ -22,6 +25,7 @@ from sklearn.cluster import HDBSCAN
 from torch import Tensor
 
 from monosem.core.errors import ConfigError, MissingExtraError, ShapeMismatchError
+from monosem.metrics.measure import Measure, mean
 
 Method = Literal["umap", "pca"]
 
@@ -41,12 +45,25 @@ class Map:
 
     method: Method
     places: Float[Tensor, "n 2"]
-    neighbours_kept: float
-    """Share of the nearest by cosine that are among the nearest on the map."""
-    neighbours_by_chance: float
-    """What places that say nothing would keep."""
-    trustworthiness: float
+    kept: Measure
+    """Share of the nearest by cosine that are among the nearest on the map; `null`: by chance."""
+    trust: Measure
     """1: nobody is near on the map who is far in truth; about 0.5, of many: places say nothing."""
+
+    @property
+    def neighbours_kept(self) -> float:
+        """The value of `kept`."""
+        return _known(self.kept.value)
+
+    @property
+    def neighbours_by_chance(self) -> float:
+        """What places that say nothing would keep."""
+        return _known(self.kept.null)
+
+    @property
+    def trustworthiness(self) -> float:
+        """The value of `trust`."""
+        return _known(self.trust.value)
 
 
 def best_method() -> Method:
@@ -64,13 +81,7 @@ def map_of(
     rows = _unit(directions, k)
     places = _reduced(rows, 2, method, min_dist=0.05, seed=seed, k=k)
     kept, trust = distortion(rows, places, k=k, seed=seed)
-    return Map(
-        method=method,
-        places=places,
-        neighbours_kept=kept,
-        neighbours_by_chance=k / (len(rows) - 1),
-        trustworthiness=trust,
-    )
+    return Map(method=method, places=places, kept=kept, trust=trust)
 
 
 def groups_of(
@@ -98,12 +109,12 @@ def distortion(
     *,
     k: int = N_NEIGHBOURS,
     seed: int = 0,
-) -> tuple[float, float]:
+) -> tuple[Measure, Measure]:
     """Return the share of neighbours that are kept, and the trustworthiness, of `N_JUDGED` drawn ones."""
     rows, n = _unit(directions, k).double(), len(directions)
     places = places.double()
     judged = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:N_JUDGED]
-    kept, far = 0.0, 0.0
+    kept, far = np.zeros(0), np.zeros(0)
     for part in judged.split(256):
         itself = (torch.arange(len(part)), part)
         cosines = (rows[part] @ rows.t()).index_put_(itself, torch.tensor(2.0).double())
@@ -115,10 +126,10 @@ def distortion(
         order = cosines.argsort(dim=1, descending=True, stable=True)
         ranks = torch.empty_like(order).scatter_(1, order, torch.arange(n).expand_as(order))
         rank = ranks.gather(1, near).double()
-        kept += float((rank <= k).sum()) / k
-        far += float((rank - k).clamp(min=0).sum())
-    m = len(judged)
-    return kept / m, 1 - 2 * far / (m * k * (2 * n - 3 * k - 1))
+        kept = np.append(kept, ((rank <= k).double().sum(1) / k).numpy())
+        far = np.append(far, (rank - k).clamp(min=0).sum(1).numpy())
+    trusted = 1 - 2 * far / (k * (2 * n - 3 * k - 1))
+    return mean(kept, seed=seed, null=k / (n - 1)), mean(trusted, seed=seed)
 
 
 def mixed(groups: Int64[Tensor, " n"], second: Bool[Tensor, " n"]) -> float:
@@ -130,6 +141,10 @@ def mixed(groups: Int64[Tensor, " n"], second: Bool[Tensor, " n"]) -> float:
     of_second = torch.bincount(groups[grouped & second], minlength=n)
     of_first = torch.bincount(groups[grouped & ~second], minlength=n)
     return float(((of_first > 0) & (of_second > 0)).double().mean())
+
+
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _unit(directions: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n d"]:
