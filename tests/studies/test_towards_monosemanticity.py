@@ -18,12 +18,12 @@ from monosem.core.config import Json
 from monosem.core.errors import ArtifactCorruptError, ConfigError
 from monosem.dictionaries.relu import ReLU, ReLUConfig
 from monosem.features.database import FeatureDatabase
+from monosem.metrics.by_token import activation_by_token
 from monosem.metrics.sample import Sample, Text
 from monosem.models.effects import logit_effects
 from monosem.models.language_model import LanguageModel, load_model
 from monosem.models.randomised import randomised
 from monosem.studies import running
-from monosem.studies.by_token import activation_by_token
 from monosem.studies.report import Figure
 from monosem.studies.towards_monosemanticity import effects
 from monosem.studies.towards_monosemanticity import universality as places_of_latents

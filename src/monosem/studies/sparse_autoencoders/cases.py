@@ -14,11 +14,11 @@ from scipy.sparse import csr_array
 from transformers import PreTrainedTokenizerFast
 
 from monosem.dictionaries.base import Dictionary
+from monosem.metrics.by_token import latents_by_token, sums
 from monosem.metrics.sample import as_matrix, encoded, vertical
 from monosem.metrics.stream import Place, enough, visit
 from monosem.rendering import table
 from monosem.rendering.tokens import token as shown
-from monosem.studies.by_token import latents_by_token, sums
 from monosem.studies.report import Figure, Item
 from monosem.studies.sparse_autoencoders.setting import Setting
 

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int64
 from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
+from monosem.metrics.by_token import activation_by_token, scaled, sums
 from monosem.metrics.sample import Sample
 from monosem.models.effects import logit_effects
 from monosem.rendering import table
-from monosem.studies.by_token import activation_by_token, scaled, sums
 from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.setting import Setting
 

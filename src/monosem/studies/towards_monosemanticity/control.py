@@ -5,11 +5,11 @@ told apart from what it finds in the model: by what it explains, and by latents 
 """
 
 from monosem.core.config import Json
+from monosem.metrics.by_token import activation_by_token, sums
 from monosem.metrics.evaluate import evaluate_many
 from monosem.metrics.firing import count_firing
 from monosem.metrics.sample import Sample, draw
 from monosem.metrics.stream import Place
-from monosem.studies.by_token import activation_by_token, sums
 from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.automata import LEAST
 from monosem.studies.towards_monosemanticity.setting import Setting

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from monosem.dictionaries.base import Dictionary
+from monosem.metrics.by_token import activation_by_token
 from monosem.metrics.maps import FEWEST, N_NEIGHBOURS, Map, best_method, groups_of, map_of, mixed
 from monosem.metrics.sample import Sample, draw
 from monosem.rendering.map import svg
-from monosem.studies.by_token import activation_by_token
 from monosem.studies.report import Figure, Item
 from monosem.studies.towards_monosemanticity.setting import Setting
 
