@@ -1,6 +1,7 @@
 """Baselines beside a dictionary: fitted to the training split, measured on the held-out one."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from sklearn.decomposition import PCA
 
 from monosem.core.errors import ConfigError, UnknownNameError
+from monosem.dictionaries import coded
 from monosem.metrics import baselines
 from monosem.metrics import evaluate as evaluation
 from monosem.metrics.baselines import BASELINES, Fitted
 from monosem.metrics.evaluate import EvaluateConfig, evaluate_many
+from monosem.metrics.stream import Place
 
 SITE = "blocks.0.mlp.hook_post"
 ALL = EvaluateConfig(
@@ -53,9 +56,7 @@ def test_principal_axes_explain_on_heldout_text_what_scikit_learns_do(dictionary
     assert found["random"]["config"]["n_latents"] == dictionary.n_latents
 
 
-def test_baselines_that_cannot_be_are_refused_before_anything_is_read(
-    dictionary, model, store, monkeypatch
-):
+def test_baselines_that_cannot_be_are_refused_before_anything_is_read(dictionary, model, store):
     with pytest.raises(UnknownNameError, match=r"baseline `pac`.*pca"):
         dataclasses.replace(ALL, baselines=("pac",))
     with pytest.raises(ConfigError, match="`n_baseline_tokens` must be at least 1, got 0"):
@@ -65,17 +66,94 @@ def test_baselines_that_cannot_be_are_refused_before_anything_is_read(
         ConfigError, match="20 activations are too few.*to 96 or more.*`n_baseline_tokens`"
     ):
         evaluate_many({"mine": dictionary}, model, store, few, site=SITE)
-    slow = dataclasses.replace(ALL, baselines=("lasso",))
-    n = dictionary.n_latents
-    for most, said in (
-        (8, rf"`lasso` for 1,000,000 tokens over {n} atoms.*hours or days\. Leave `lasso` out"),
-        (7 * n**2, "Lower `n_loss_tokens` to 7 or fewer, or leave `lasso` out"),
-    ):
-        with monkeypatch.context() as narrow, pytest.raises(ConfigError, match=said):
-            narrow.setattr(evaluation, "MOST_LASSO", most)
-            evaluate_many({"mine": dictionary}, model, store, slow, site=SITE)
     with pytest.raises(ConfigError, match="`pca` is the name of a baseline"):
         evaluate_many({"pca": dictionary}, model, store, ALL, site=SITE)
+
+
+SOLVED = {"n_loss_tokens": 70, "n_density_tokens": 40, "n_baseline_tokens": 100}
+"""Of 16 in a context, of which 15 are ordinary: 80 tokens for losses, 56 for density, 1,200 tried."""
+
+
+@pytest.mark.parametrize(
+    ("one", "tokens", "instead"),
+    [
+        ({}, "80 tokens for losses + 56 tokens for density + 1,200 tokens", ""),
+        ({"n_loss_tokens": 71}, "80 tokens for losses", ""),
+        ({"n_loss_tokens": 76}, "96 tokens for losses", "Lower `n_loss_tokens` to"),
+        ({"n_loss_tokens": 10**6}, "640 tokens for losses", "Lower `n_loss_tokens` to"),
+        ({"n_density_tokens": 42}, "58 tokens for density", "Lower `n_loss_tokens` to"),
+        ({"n_density_tokens": 10**6}, "3,840 tokens for density", "and `n_density_tokens` to"),
+        (
+            {"n_loss_tokens": 10**6, "n_density_tokens": 10**6},
+            "640 tokens for losses + 3,840 tokens for density",
+            "Lower `n_loss_tokens` and `n_density_tokens` to",
+        ),
+        ({"n_baseline_tokens": 101}, "1,212 tokens for the search of a penalty", "Lower `n_l"),
+        ({"n_baseline_tokens": 200}, "2,400 tokens for the search of a penalty", "Leave `lasso`"),
+        ({"n_baseline_tokens": 10**6}, "24,576 tokens for the search of a pe", "Leave `lasso`"),
+    ],
+)
+def test_lasso_is_refused_for_each_kind_of_token_that_has_codes_before_one_is_read(
+    one, tokens, instead, dictionary, model, store, monkeypatch
+):
+    n_atoms = dictionary.n_latents
+    monkeypatch.setattr(evaluation, "MOST_LASSO", (80 + 56 + 1200) * n_atoms**2)
+    place = Place(model, store, SITE)
+    settings = {**SOLVED, **one}
+
+    def check(**changes):
+        config = dataclasses.replace(ALL, baselines=("lasso",), **{**settings, **changes})
+        evaluation._check_beside({"mine": dictionary}, place, config, False)
+
+    if not instead:
+        check()
+        monkeypatch.setattr(evaluation, "MOST_LASSO", (80 + 56 + 1200) * n_atoms**2 - 1)
+    with monkeypatch.context() as unread, pytest.raises(ConfigError) as caught:
+        unread.setattr(type(store), "tokens", None)
+        config = dataclasses.replace(ALL, baselines=("lasso",), **settings)
+        evaluate_many({"mine": dictionary}, model, store, config, site=SITE)
+    said = str(caught.value)
+    assert f"`lasso` over {n_atoms} atoms can take hours or days" in said
+    assert tokens in said and instead in said
+    told = re.search(r"Lower (.*) to ([\d,]+) or fewer, or leave `lasso` out", said)
+    if told:  # which is enough
+        fewer = int(told[2].replace(",", ""))
+        check(**{name: fewer for name in re.findall("`(.*?)`", told[1])})
+
+
+def test_the_tokens_that_are_counted_for_lasso_are_those_that_have_codes(
+    dictionary, model, store, monkeypatch
+):
+    solved, phase = {}, ["search"]
+    plain = coded.nonnegative_lasso
+
+    def counted(x, *given):
+        solved[phase[0]] = solved.get(phase[0], 0) + len(x)
+        return plain(x, *given)
+
+    def named(name, function):
+        def entered(*given, **settings):
+            phase[0] = name
+            return function(*given, **settings)
+
+        return entered
+
+    monkeypatch.setattr(coded, "nonnegative_lasso", counted)
+    monkeypatch.setattr(evaluation, "held_out", named("losses", evaluation.held_out))
+    monkeypatch.setattr(evaluation, "count_firing", named("density", evaluation.count_firing))
+    config = dataclasses.replace(ALL, baselines=("lasso",), **SOLVED)
+    evaluate_many({"mine": dictionary}, model, store, config, site=SITE, neurons=False)
+    losses, density, search = evaluation._solved_tokens(Place(model, store, SITE), config).values()
+    assert solved["losses"] == losses
+    assert 40 <= solved["density"] <= density
+    assert solved["search"] % 100 == 0 and 200 <= solved["search"] <= search == 12 * 100
+
+
+def test_lasso_is_there_with_the_default_numbers_of_tokens_over_as_many_atoms_as_are_learned():
+    config = EvaluateConfig()
+    counted = config.n_loss_tokens + min(config.n_density_tokens, evaluation.MOST_SOLVED)
+    counted += baselines.PENALTY_TRIES * baselines.PENALTY_ROWS
+    assert 1.05 * counted * baselines.MOST_ATOMS**2 < evaluation.MOST_LASSO
 
 
 @pytest.fixture(scope="module")

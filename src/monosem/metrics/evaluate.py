@@ -28,7 +28,13 @@ from monosem.core.errors import ConfigError, ShapeMismatchError
 from monosem.dictionaries.baselines import Neurons
 from monosem.dictionaries.coded import Coded
 from monosem.metrics import density
-from monosem.metrics.baselines import check_baselines, count_atoms, fit_baselines
+from monosem.metrics.baselines import (
+    PENALTY_ROWS,
+    PENALTY_TRIES,
+    check_baselines,
+    count_atoms,
+    fit_baselines,
+)
 from monosem.metrics.firing import Firing, count_firing
 from monosem.metrics.first_use import check_first_use
 from monosem.metrics.heldout import HeldOut, held_out
@@ -51,8 +57,9 @@ from monosem.models.language_model import LanguageModel
 from monosem.runtime import matmul
 from monosem.text.tokens import TokenStore
 
-MOST_LASSO = 2**36
-"""Tokens times the square of the atoms, up to which LASSO is a baseline: each of its steps costs that."""
+MOST_LASSO = 2**37
+"""Tokens times the square of the atoms, up to which LASSO is a baseline: each of its steps costs that.
+The default numbers of tokens over 1,024 atoms are just below."""
 MOST_SOLVED = 32_768
 """Tokens on which firings of sparse codes are counted at most: each is a problem to solve."""
 NEURONS, ALL_NEURONS = "neurons", "neurons_all"
@@ -175,14 +182,9 @@ def _check_beside(
             "Baselines reconstruct the one site they read; this dictionary makes others. Leave "
             "`baselines` out."
         )
-    n_atoms = count_atoms(next(iter(given.values())).n_latents, place.width)
-    most = MOST_LASSO // n_atoms**2
-    if "lasso" in config.baselines and config.n_loss_tokens > most:
-        instead = f"Lower `n_loss_tokens` to {most:,} or fewer, or leave" if most else "Leave"
-        raise ConfigError(
-            f"The codes of `lasso` for {config.n_loss_tokens:,} tokens over {n_atoms:,} atoms would take "
-            f"hours or days. {instead} `lasso` out of `baselines`."
-        )
+    if "lasso" in config.baselines:
+        n_atoms = count_atoms(next(iter(given.values())).n_latents, place.width)
+        _check_lasso(_solved_tokens(place, config), n_atoms, place.store.context, config)
     basis = (NEURONS, ALL_NEURONS) if neurons else ()
     for name in (*basis, *config.baselines):
         if name in given:
@@ -191,6 +193,40 @@ def _check_beside(
                 f"`{name}` is the name of {what}. Name the dictionary otherwise, or leave that out "
                 "(`neurons=False`, `baselines=()`)."
             )
+
+
+def _solved_tokens(place: Place, config: EvaluateConfig) -> dict[str, int]:
+    """Return how many tokens a baseline with a penalty solves codes for at most, by what they are for."""
+    store = place.store
+    read = first(visit(store, "heldout", config.seed), store, config.n_loss_tokens)
+    text = (store.n_contexts("train") + store.n_contexts("heldout")) * store.context
+    n_counted = min(config.n_density_tokens, MOST_SOLVED)
+    return {
+        "losses": len(read) * store.context,  # special tokens too
+        "density": min(n_counted + store.context, text),  # the last context is read whole
+        "the search of a penalty": PENALTY_TRIES * min(PENALTY_ROWS, config.n_baseline_tokens),
+    }
+
+
+def _check_lasso(
+    solved: Mapping[str, int], n_atoms: int, context: int, config: EvaluateConfig
+) -> None:
+    """Raise where the codes of LASSO would take too long; `solved` are the tokens that have some."""
+    losses, counted, search = solved.values()
+    most = MOST_LASSO // n_atoms**2
+    if losses + counted + search <= most:
+        return
+    left = most - search
+    share = max(left // 2, left - min(losses, counted))
+    fewer = min(share // context * (context - 1), share - context)  # contexts are read whole
+    names = [n for n in ("n_loss_tokens", "n_density_tokens") if getattr(config, n) > fewer]
+    lower = f"Lower {' and '.join(f'`{name}`' for name in names)} to {fewer:,} or fewer, or leave"
+    each = " + ".join(f"{n:,} tokens for {what}" for what, n in solved.items())
+    raise ConfigError(
+        f"The codes of `lasso` over {n_atoms:,} atoms can take hours or days: they are of {each}, and "
+        f"{most:,} in all would do. "
+        f"{lower if fewer > 0 else 'Leave'} `lasso` out of `baselines`."
+    )
 
 
 def _beside(
