@@ -13,6 +13,7 @@ import torch
 
 from monosem import cli
 from monosem.core.errors import ConfigError, MonosemError
+from monosem.dictionaries import coded
 from monosem.dictionaries.tied import Tied, TiedConfig
 from monosem.metrics import baselines
 from monosem.metrics.baselines import Fitted, sample
@@ -28,11 +29,12 @@ from monosem.metrics.stream import (
 )
 from monosem.models.language_model import LanguageModel
 from monosem.studies.sparse_autoencoders import overfitting
-from monosem.studies.sparse_autoencoders.beside import measured, of_residual
+from monosem.studies.sparse_autoencoders.beside import Beside, measured, of_residual
 from monosem.studies.sparse_autoencoders.cases import by_token
 from monosem.studies.sparse_autoencoders.matched import (
     overstated,
 )
+from monosem.studies.sparse_autoencoders.opponents import no_lasso, sought
 from monosem.studies.sparse_autoencoders.overfitting import fits
 from monosem.studies.sparse_autoencoders.setting import SCALES, Setting
 from monosem.studies.sparse_autoencoders.study import sparse_autoencoders
@@ -91,7 +93,7 @@ def test_what_stands_beside_a_dictionary_is_what_an_evaluation_measures(
             left = np.array(left) / np.square(heldout - centre).sum()
             assert row.fvu == pytest.approx(np.interp(ours.l0, around, left), rel=1e-3)
     assert len(found.rows["identity-relu"]) == 1  # it has an l0 of its own
-    assert "not negative" in found.missing["nmf"] and "too long" in found.missing["lasso"]
+    assert "not negative" in found.missing["nmf"] and "solves 0" in found.missing["lasso"]
 
 
 def test_a_site_too_wide_for_its_baselines_has_the_others_and_says_why(
@@ -117,7 +119,7 @@ def test_codes_under_a_penalty_have_the_l0_of_the_dictionary_and_atoms_are_as_ma
 ) -> None:
     names = ("classical", "lasso", "pca")
     scale = dataclasses.replace(
-        SCALES["tiny"], baselines=names, n_eval=500, n_fit=600, widest_lasso=16, n_density=500
+        SCALES["tiny"], baselines=names, n_eval=500, n_fit=600, most_lasso=2**40, n_density=500
     )
     setting = Setting(scale, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
     ours = tied(20, 1)
@@ -133,6 +135,44 @@ def test_codes_under_a_penalty_have_the_l0_of_the_dictionary_and_atoms_are_as_ma
     line = (left[1] + left[2]) / 2
     assert 0 < line - left[4] <= overstated(left[:4], 0.5)
     assert 0 < found.overstated["pca"] < 0.05 and set(found.overstated) == {"classical", "pca"}
+
+
+def test_lasso_is_left_out_before_a_code_is_solved_where_all_of_them_would_take_too_long(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"n_eval": 100, "n_fit": 120, "n_density": 100}
+    scale = dataclasses.replace(SCALES["tiny"], baselines=("lasso",), **sizes)
+    n_text = len(first(visit(store, "heldout", 0), store, 100)) * store.context
+    n_own = min(100 + store.context, int(n_text))  # ordinary tokens of the same contexts, at most
+    solved: list[int] = []
+    plain = coded.nonnegative_lasso
+
+    def counted(x: torch.Tensor, *given: Any) -> torch.Tensor:
+        solved.append(len(x))
+        return plain(x, *given)
+
+    monkeypatch.setattr(coded, "nonnegative_lasso", counted)
+
+    def beside(most: int) -> Beside:
+        own = dataclasses.replace(scale, most_lasso=most)
+        setting = Setting(own, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
+        return measured([tied(12), tied(12, 1)], setting, SITE)
+
+    found = beside(2**40)
+    assert "lasso" in found.rows and sum(solved) > 2 * n_text  # of both, and of two searches
+    most = 2 * (n_text + 12 * n_own)
+    assert sum(solved) <= most
+    solved.clear()
+    with monkeypatch.context() as unlearned:
+        unlearned.setattr(baselines, "classical", None)  # nor is an atom learned
+        found = beside(2 * n_text * 12**2)  # the searches have no room
+    assert not solved and "lasso" not in found.rows
+    assert "over 12 atoms, each a problem" in found.missing["lasso"]
+    assert found.missing["lasso"].endswith(f"this scale solves {2 * n_text:,}")
+    (many,) = re.findall(r"of ([\d,]+) vectors", found.missing["lasso"])
+    n = int(many.replace(",", ""))
+    assert 2 * n_text < n <= most
+    assert "lasso" in beside(n * 12**2).rows and "lasso" in beside(n * 12**2 - 1).missing
 
 
 def test_what_one_figure_has_measured_is_not_measured_again(
@@ -219,10 +259,43 @@ def test_atoms_fitted_to_few_vectors_fit_these_and_not_others() -> None:
     codes = Fitted(some, n_latents=12).at("classical", 2)
     about = (some - x.mean(0)).square().sum()
     assert few.train == pytest.approx(float((some - codes(some)).square().sum() / about))
+    # three fits, each of them a search and two errors
+    assert overfitting.growing(Fitted(x, n_latents=12)) == [48, 192, 600]
+    n = 12 * (48 + 192 + 600) + (48 + 192 + 600) + 3 * 400
+    assert overfitting.n_solved(Fitted(x, n_latents=12), 400) == n
     said = overfitting.said(found)
     assert f"classical, OMP {few.heldout / few.train - 1:+.0%} of 48 and" in said
     free = overfitting.Fit("classical", 9, 0.0, 0.5)  # each vector its own atom
     assert "unbounded of 9 vectors" in overfitting.said([free])
+
+
+def test_codes_that_would_take_too_long_are_not_solved_where_overfitting_is_looked_at(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def figure(most: int) -> dict[str, object]:
+        scale = dataclasses.replace(SCALES["tiny"], n_tokens=512, n_fit=100, l0s=(4.0,))
+        scale = dataclasses.replace(scale, batch=128, most_lasso=most)
+        setting = Setting(scale, model, store, SITE, "blocks.0.mlp.hook_post", tmp_path)
+        monkeypatch.setitem(vars(setting), "curve", {4.0: tied()})
+        return {item.item: item.here for item in overfitting.overfitting(setting).items}
+
+    left_out = figure(12**2 * 99)
+    why = left_out.pop("classical, LASSO")
+    assert str(why).startswith("not applicable: codes of") and str(why).endswith("solves 99")
+    assert not [item for item in left_out if "LASSO" in item]
+    there = figure(2**40)
+    assert "classical, LASSO" not in there
+    assert len([item for item in there if item.startswith("classical, LASSO, ")]) == 4
+    assert {item: there[item] for item in left_out} == left_out
+
+
+def test_lasso_is_there_at_small_beside_512_atoms_and_not_at_paper_beside_4096() -> None:
+    """At the sizes that `small` is run at, and at those of the paper: 512 dimensions, 4,096 latents."""
+    small, paper = SCALES["small"], SCALES["paper"]
+    for scale, n_atoms, there in ((small, 512, True), (paper, 1024, True), (paper, 4096, False)):
+        n = len(scale.l0s) * (scale.n_eval + sought(scale.n_eval))
+        assert (no_lasso(n, n_atoms, scale.most_lasso) == "") is there
+    assert "1,433,600 vectors over 4,096 atoms" in no_lasso(n, 4096, paper.most_lasso)
 
 
 def test_activation_by_token_is_what_a_loop_over_tokens_adds_up(

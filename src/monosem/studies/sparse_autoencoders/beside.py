@@ -96,7 +96,7 @@ def measured(
     # all tokens of these contexts, so that an l0 is the same number here as in what is measured
     n_own = len(contexts) * max(1, place.store.context - 1)
     own = sample(place, n_own, seed, BATCH, split="heldout")
-    made = _material(dictionaries, setting, place, own)
+    made = _material(dictionaries, setting, place, own, len(contexts) * place.store.context)
     names = scale.baselines if names is None else names
     stand = Opponents(names, made, [l0_of(d, own) for d in dictionaries])
     device = dictionaries[0].W_dec.device
@@ -130,7 +130,11 @@ def measured(
 
 
 def _material(
-    dictionaries: Sequence[Dictionary[Any]], setting: Setting, place: Place, own: torch.Tensor
+    dictionaries: Sequence[Dictionary[Any]],
+    setting: Setting,
+    place: Place,
+    own: torch.Tensor,
+    n_text: int,
 ) -> Site:
     """Return what baselines of a place are made of; those of the setting's own residual site are kept."""
     n_latents, scale = max(d.n_latents for d in dictionaries), setting.scale
@@ -145,7 +149,14 @@ def _material(
     except ConfigError as error:
         fitted = error
     positive = place.site.endswith(NEURON_SITE)
-    return Site(x=x, own=own, fitted=fitted, positive=positive, widest_lasso=scale.widest_lasso)
+    return Site(
+        x=x,
+        own=own,
+        fitted=fitted,
+        positive=positive,
+        n_text=n_text,
+        most_lasso=scale.most_lasso,
+    )
 
 
 def _dead(

@@ -19,7 +19,7 @@ from monosem.core.progress import progress
 from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.baselines import Neurons
 from monosem.dictionaries.linear import Linear
-from monosem.metrics.baselines import PENALISED, Fitted, spread
+from monosem.metrics.baselines import PENALISED, PENALTY_ROWS, PENALTY_TRIES, Fitted, spread
 from monosem.metrics.reconstruction import fvu
 from monosem.metrics.stream import AnyDictionary
 from monosem.studies.sparse_autoencoders.matched import overstated
@@ -42,7 +42,10 @@ class Site:
     """Or why nothing can be fitted: a wide site leaves the coordinates to compare with."""
     positive: bool
     """Whether coordinates are neurons, which are positive; others count with both signs about the mean."""
-    widest_lasso: int
+    n_text: int
+    """Tokens of the held-out text, special ones too: each has codes."""
+    most_lasso: int
+    """Vectors times the square of the atoms, up to which LASSO codes are solved for."""
 
 
 class Opponents:
@@ -101,10 +104,11 @@ class Opponents:
         if name not in PENALISED:
             every = sorted({k for l0 in self._l0s for k in around(l0)})
             return {f"{name} {k}": self._at(name, k) for k in every}
-        widest = self._site.widest_lasso
-        if name == "lasso" and self._site.x.shape[1] > widest:
-            raise ConfigError(f"codes of sites wider than {widest} take too long at this scale")
         fitted, own = self._fitted(), self._site.own
+        if name == "lasso":
+            n = len(self._l0s) * (self._site.n_text + sought(len(own)))
+            if why := no_lasso(n, fitted.n_atoms, self._site.most_lasso):
+                raise ConfigError(why)
         return {
             f"{name} beside {i}": fitted.penalised(name, l0, own) for i, l0 in enumerate(self._l0s)
         }
@@ -123,6 +127,22 @@ class Opponents:
         if isinstance(self._site.fitted, ConfigError):
             raise self._site.fitted
         return self._site.fitted
+
+
+def sought(n: int) -> int:
+    """Return for how many vectors codes are solved at most while a penalty is sought on `n` of them."""
+    return PENALTY_TRIES * min(PENALTY_ROWS, n)
+
+
+def no_lasso(n_vectors: int, n_atoms: int, most: int) -> str:
+    """Return why LASSO codes of so many vectors are not solved for at a scale; "" where they are."""
+    enough = most // n_atoms**2
+    if n_vectors <= enough:
+        return ""
+    return (
+        f"codes of {n_vectors:,} vectors over {n_atoms:,} atoms, each a problem of its own, take too long; "
+        f"this scale solves {enough:,}"
+    )
 
 
 def around(l0: float) -> tuple[int, ...]:

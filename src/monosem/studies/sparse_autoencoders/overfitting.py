@@ -19,7 +19,7 @@ from monosem.metrics.stream import AnyDictionary, Place
 from monosem.rendering.lines import Axis, svg
 from monosem.studies.report import Figure, Item
 from monosem.studies.sparse_autoencoders.beside import WORDS
-from monosem.studies.sparse_autoencoders.opponents import l0_of
+from monosem.studies.sparse_autoencoders.opponents import l0_of, no_lasso, sought
 from monosem.studies.sparse_autoencoders.setting import BATCH, Setting
 
 HOW = "studies/sparse_autoencoders/overfitting.py; monosem study sparse-autoencoders-find-features"
@@ -47,8 +47,8 @@ def overfitting(setting: Setting) -> Figure:
     reached = l0_of(ours, other)
     k = max(1, round(reached))
     whole = setting.fitted(ours.n_latents)
-    lasso = ("lasso",) if other.shape[1] <= setting.scale.widest_lasso else ()
-    names = ("classical", *lasso, "pca")
+    why = no_lasso(n_solved(whole, len(other)), whole.n_atoms, setting.scale.most_lasso)
+    names = ("classical", *(() if why else ("lasso",)), "pca")
     found = fits(names, whole, other, k)
     met = setting.met(SEEN)
     centre = whole.x.mean(0)
@@ -67,13 +67,16 @@ def overfitting(setting: Setting) -> Figure:
         ),
         drawings=tuple(_drawn(found, name) for name in names),
         captions=tuple(WORDS[name] for name in names),
-        items=tuple(
-            Item(item=f"{WORDS[f.name]}, {f.n:,} vectors: FVU {where}", here=value, how=HOW)
-            for f in (*found, own)
-            for where, value in (
-                (f"of the first {len(met):,} of them" if f is own else "of them", f.train),
-                ("held out", f.heldout),
-            )
+        items=(
+            *(
+                Item(item=f"{WORDS[f.name]}, {f.n:,} vectors: FVU {where}", here=value, how=HOW)
+                for f in (*found, own)
+                for where, value in (
+                    (f"of the first {len(met):,} of them" if f is own else "of them", f.train),
+                    ("held out", f.heldout),
+                )
+            ),
+            *([Item(item=WORDS["lasso"], here=f"not applicable: {why}", how=HOW)] if why else []),
         ),
         notes={
             "site": site,
@@ -89,15 +92,25 @@ def fits(
     """Return the errors of the baselines `names`, fitted to a growing part of the vectors of `whole`."""
     n_all, n_atoms, seed = len(whole.x), whole.n_atoms, whole.seed
     x = whole.x[torch.randperm(n_all, generator=torch.Generator().manual_seed(seed))]
-    few = max(n_atoms, x.shape[1])
     found: list[Fit] = []
-    for n in (*(n for n in (4 * few, 16 * few, 64 * few) if n < n_all), n_all):
+    for n in growing(whole):
         part, last = x[:n], n == n_all
         fitted = whole if last else Fitted(part, n_latents=n_atoms, seed=seed, most_atoms=n_atoms)
         for name in names:
             d = fitted.at(name, k)
             found.append(Fit(name, n, _left(d, part, x.mean(0)), _left(d, other, x.mean(0))))
     return found
+
+
+def growing(whole: Fitted) -> list[int]:
+    """Return to how many of the vectors of `whole` baselines are fitted, the fewest first."""
+    n_all, few = len(whole.x), max(whole.n_atoms, whole.x.shape[1])
+    return [*(n for n in (4 * few, 16 * few, 64 * few) if n < n_all), n_all]
+
+
+def n_solved(whole: Fitted, n_others: int) -> int:
+    """Return for how many vectors the codes of LASSO are solved at most in `fits`."""
+    return sum(sought(n) + min(n, SEEN) + min(n_others, SEEN) for n in growing(whole))
 
 
 def said(found: Sequence[Fit]) -> str:

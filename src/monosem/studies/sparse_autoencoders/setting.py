@@ -18,6 +18,7 @@ from monosem.dictionaries.base import Dictionary
 from monosem.dictionaries.relu import ReLUConfig
 from monosem.dictionaries.tied import TiedConfig
 from monosem.metrics.baselines import BASELINES, Fitted, sample
+from monosem.metrics.evaluate import MOST_LASSO
 from monosem.metrics.stream import Place
 from monosem.models.language_model import LanguageModel
 from monosem.models.randomised import randomised
@@ -59,8 +60,8 @@ class Scale:
     """What stands beside the dictionaries."""
     most_atoms: int
     """Atoms of classical dictionary learning, where the dictionary has more latents than that."""
-    widest_lasso: int
-    """Width of a site up to which LASSO codes are solved for: each vector is a problem of all its atoms."""
+    most_lasso: int
+    """Vectors times the square of the atoms, up to which LASSO codes are solved for at a site."""
 
 
 EVERY = ("neurons", "identity-relu", *BASELINES)
@@ -77,7 +78,7 @@ SCALES: dict[str, Scale] = {
         n_cases=3,
         baselines=("neurons", "identity-relu", "random", "pca", "pca-first", "pca-one"),
         most_atoms=128,
-        widest_lasso=0,
+        most_lasso=0,
     ),
     "small": Scale(
         max_tokens=3_000_000,
@@ -91,7 +92,7 @@ SCALES: dict[str, Scale] = {
         n_cases=6,
         baselines=EVERY,
         most_atoms=1024,
-        widest_lasso=256,
+        most_lasso=MOST_LASSO,
     ),
     "paper": Scale(
         max_tokens=0,
@@ -105,7 +106,7 @@ SCALES: dict[str, Scale] = {
         n_cases=10,
         baselines=EVERY,
         most_atoms=4096,
-        widest_lasso=1024,
+        most_lasso=16 * MOST_LASSO,
     ),
 }
 """tiny: about a minute; small: an hour at most, on two cores; paper: its sizes, on any model."""
