@@ -66,9 +66,26 @@ def test_two_planted_modes_are_found_where_they_are():
     assert found.gain == pytest.approx(by_hand, rel=1e-3)
 
 
+def test_the_interval_of_the_separation_is_of_drawing_latents_anew(jackknife):
+    n_fired = planted(600, low=0.25, seed=4)
+    found = bimodality(n_fired, 10**8).separation
+    # So far apart that every latent's mode is known: no fit is needed.
+    log = np.log10(n_fired[n_fired >= 10] / 1e8)
+    known = log < -4.5
+
+    def plainly(i):
+        low, high = log[i][known[i]], log[i][~known[i]]
+        return 2**0.5 * (high.mean() - low.mean()) / (low.var() + high.var()) ** 0.5
+
+    assert found.value == pytest.approx(plainly(np.arange(len(log))), rel=1e-3)
+    assert (found.low, found.high) == jackknife(plainly, np.arange(len(log)))
+    assert found.n == len(log) and found.beyond_null
+
+
 def test_one_mode_is_one_and_few_latents_say_nothing():
     found = bimodality(planted(2000, low=0.0), 10**8)
     assert not found.two and found.gain < 10
+    assert found.separation.low < found.separation.null < found.separation.high
     few = bimodality(np.ones(99, np.int64), 100)
     assert few.separation.void == "not applicable: 0 latents fire 10 times or more, of at least 100"
     assert not few.two

@@ -14,16 +14,18 @@ does. `bimodality` asks whether there are two here: a mixture of two Gaussians b
 
     separation = √2 |μ₁ − μ₂| / √(σ₁² + σ₂²)     above 2: two modes that stand apart (Ashman et al. 1994)
     gain       = BIC of one − BIC of two         above 10: the data ask for two
+
+The interval of the separation is of drawing the counted latents anew, two Gaussians fitted to each draw.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int64
 from sklearn.mixture import GaussianMixture
 
-from monosem.metrics.measure import Measure, not_applicable
+from monosem.metrics.measure import Measure, bootstrap, not_applicable
 
 FREQUENT_ABOVE = 0.01
 """Density above which a latent counts as frequent; many of them mean a penalty too weak."""
@@ -35,6 +37,8 @@ MOST_OF_LIVING = 0.8
 """Share of the living latents that must have so many."""
 APART, GAIN, SMALLEST_SHARE = 2.0, 10.0, 0.01
 """Separation, gain and share of the smaller mode from which there are two."""
+N_FITS = 200
+"""Draws of latents, each with a fit of its own, that the interval of the separation is made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +140,15 @@ def bimodality(
         means=means,
         deviations=deviations,
         shares=shares,
-        separation=Measure(
-            value=_separation(means, deviations),
-            null=_separation(*_two(one, seed)[:2]) if len(one) > 1 else None,
-            n=len(alive),
+        separation=replace(
+            bootstrap(
+                lambda drawn: _separation_of(alive[drawn], seed),
+                len(alive),
+                seed=seed,
+                n_draws=N_FITS,
+                null=_separation(*_two(one, seed)[:2]) if len(one) > 1 else None,
+            ),
+            value=_separation(means, deviations),  # of the best of several fits, as the modes are
         ),
         gain=gain,
     )
@@ -171,6 +180,16 @@ def _two(x: Float[np.ndarray, " n"], seed: int) -> tuple[Pair, Pair, Pair, float
     deviations = np.sqrt(np.asarray(two.covariances_)[:, 0, 0])
     gain = float(one.bic(column) - two.bic(column))
     return pair(centres), pair(deviations), pair(np.asarray(two.weights_)), gain
+
+
+def _separation_of(x: Float[np.ndarray, " n"], seed: int) -> float:
+    """Return the separation of one fit; of values that are all the same there is none."""
+    if np.ptp(x) == 0:
+        return math.nan
+    fitted = GaussianMixture(2, random_state=seed).fit(x[:, None])
+    low, high = np.asarray(fitted.means_)[:, 0].tolist()
+    first, second = np.sqrt(np.asarray(fitted.covariances_)[:, 0, 0]).tolist()
+    return _separation((low, high), (first, second))
 
 
 def _separation(means: Pair, deviations: Pair) -> float:
