@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -144,6 +145,17 @@ def test_undertraining_compares_models_and_lengths(
     short, long = (items[f"FVU, model at step 1, {n} tokens"] for n in ("2,000", "8,000"))
     assert isinstance(short, float) and isinstance(long, float) and long < short
     assert len(figure.drawings) == 2
+    (folder,) = tmp_path.glob("step-1-tokens-8000-*")
+    run = TrainingRun.open(folder)
+    left, right = (run[name].W_dec.detach().double().numpy() for name in run.names)
+    cosines = left @ right.T / np.linalg.norm(left, axis=1)[:, None] / np.linalg.norm(right, axis=1)
+    best = cosines.max(1)
+    assert items["MMCS, model at step 1, 8,000 tokens"] == pytest.approx(best.mean(), abs=1e-5)
+    ends = items["interval of MMCS over latents, model at step 1, 8,000 tokens"]
+    low, high = (float(end) for end in str(ends).strip("[]").split(", "))
+    error = best.std() / 32**0.5
+    wanted = (best.mean() - 1.96 * error, best.mean() + 1.96 * error)
+    assert error > 0 and (low, high) == pytest.approx(wanted, abs=0.3 * error)
     again = undertraining(
         {1: model}, store, "blocks.0.hook_resid_post", (2_000, 8_000), tmp_path, n_latents=32, k=4
     )

@@ -2,8 +2,9 @@
 
 A model at several steps of its training × dictionaries of several lengths of training, two seeds each:
 what is left of the variance on held-out text, and whether two seeds find the same directions. Both are
-beside chance, and dead latents count. Scores of explanations, which the question also asks for, are not
-measured; the figure says so.
+beside chance, and dead latents count. The interval of MMCS is over latents of that one pair of seeds: how
+far another pair would be from it, two trainings cannot say. Scores of explanations, which the question also
+asks for, are not measured; the figure says so.
 """
 
 import dataclasses
@@ -43,6 +44,9 @@ class Cell:
     """From one seed's latents to the other's."""
     chance: float
     """MMCS with the entries of the other seed's directions dealt out anew."""
+    low: float
+    """Ends of the interval around `mmcs`, of drawing anew the latents of the one seed."""
+    high: float
 
 
 def undertraining(
@@ -80,8 +84,9 @@ def undertraining(
         title="Undertraining, of the model and of the dictionary",
         text=(
             "One line a length of the dictionary's training. Left, what is left of the variance on held-out "
-            "text; right, how well one seed's latents are found again in another's. An untrained model may "
-            "be easier to reconstruct than a trained one: that says nothing for the features found in it."
+            "text; right, how well one seed's latents are found again in another's, whose interval is over "
+            "latents of this pair of seeds and says nothing of another pair. An untrained model may be "
+            "easier to reconstruct than a trained one: that says nothing for the features found in it."
         ),
         drawings=(_drawn(cells, "fvu", "FVU"), _drawn(cells, "mmcs", "MMCS across seeds")),
         captions=("FVU, held out", "MMCS across seeds"),
@@ -107,6 +112,8 @@ def _cell(
         fvu=sum(fvus) / len(fvus),
         mmcs=found.value if found.value is not None else math.nan,
         chance=found.null if found.null is not None else math.nan,
+        low=found.low if found.low is not None else math.nan,
+        high=found.high if found.high is not None else math.nan,
     )
 
 
@@ -129,7 +136,12 @@ def _items(cells: Sequence[Cell]) -> list[Item]:
             item=f"{words}, model at step {c.model_step:,}, {c.n_tokens:,} tokens", here=v, how=how
         )
         for c in cells
-        for words, v in (("FVU", c.fvu), ("MMCS", c.mmcs), ("MMCS by chance", c.chance))
+        for words, v in (
+            ("FVU", c.fvu),
+            ("MMCS", c.mmcs),
+            ("MMCS by chance", c.chance),
+            ("interval of MMCS over latents", f"[{c.low:.3g}, {c.high:.3g}]"),
+        )
     ] + [Item(item="score of explanations", here="missing: explanations come later", how="—")]
 
 
