@@ -53,6 +53,8 @@ class Scale:
     """Of them in a step."""
     lr: float
     """Peak learning rate (`OptimConfig.lr`): short runs take a higher one."""
+    lr_beyond: float
+    """The same of those wider than `WIDE`."""
     n_eval: int
     """Held-out tokens of losses, and of samples that are looked at."""
     n_density: int
@@ -73,6 +75,7 @@ SCALES: dict[str, Scale] = {
         n_beyond=100_000,
         batch=256,
         lr=5e-4,
+        lr_beyond=5e-4,
         n_eval=8_192,
         n_density=40_000,
         n_units=8,
@@ -87,6 +90,7 @@ SCALES: dict[str, Scale] = {
         n_beyond=500_000,
         batch=512,
         lr=1.5e-3,
+        lr_beyond=5e-4,
         n_eval=65_536,
         n_density=150_000,
         n_units=60,
@@ -101,6 +105,7 @@ SCALES: dict[str, Scale] = {
         n_beyond=8_000_000_000,
         batch=8192,
         lr=5e-4,
+        lr_beyond=5e-4,
         n_eval=1_048_576,
         n_density=100_000_000,
         n_units=400,
@@ -108,6 +113,9 @@ SCALES: dict[str, Scale] = {
     ),
 }
 """tiny: about a minute; small: an hour at most, on two cores; paper: its sizes, on any model."""
+FIRINGS_SEEN = 10
+"""Times that a latent of average density has to fire in the window in which the silent are called dead: in a
+shorter one the living are silent too, and most of a wide dictionary would be resampled at once."""
 L0 = 16.0
 """Latents that fire on a token, aimed at: of the paper's 10 to 20."""
 ROWS_AT_ONCE = 65_536
@@ -293,17 +301,17 @@ class Setting:
     def _trained(
         self, model: LanguageModel, ratio: int, seed: int | None = None
     ) -> Dictionary[Any]:
-        kind = ReLUConfig(
-            n_latents=ratio * model.width(self.site),
-            l0=L0,
-            seed=self.seed if seed is None else seed,
-        )
+        n_latents = ratio * model.width(self.site)
+        kind = ReLUConfig(n_latents=n_latents, l0=L0, seed=self.seed if seed is None else seed)
+        window = kind.resample_window * self.n_tokens(ratio)
+        if window * L0 / n_latents < FIRINGS_SEEN:
+            kind = dataclasses.replace(kind, resample_at=())
         config = TrainConfig(
             site=self.site,
             dictionaries=(kind,),
             n_tokens=self.n_tokens(ratio),
             batch_size=self.scale.batch,
-            optim=OptimConfig(lr=self.scale.lr),
+            optim=OptimConfig(lr=self.scale.lr if ratio <= WIDE else self.scale.lr_beyond),
             seed=self.seed,
         )
         where = model, self.store, self.out
