@@ -61,6 +61,7 @@ def test_what_hangs_on_tokens_is_explained_and_what_does_not_is_not(planted):
     assert 0.5 < many < 0.99  # 20 of its 25 tokens, and its strength is drawn
     assert abs(none) < 0.1 and abs(contexts) < 0.1
     assert np.isnan(rare) and np.isnan(never) and found.n_too_rare == 2
+    assert found.measures()["scored"].value == 5 / 7 and found.measures()["score"] is found.score
     assert found.of(0)[0] == (3, pytest.approx(2.0))
     assert [token for token, _ in found.of(1)[:2]] == [5, 2]
     assert [value for _, value in found.of(1)[:2]] == pytest.approx([4.0, 1.0])

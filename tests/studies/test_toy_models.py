@@ -10,6 +10,9 @@ import torch
 from monosem import cli
 from monosem.core.errors import ConfigError
 from monosem.dictionaries.topk import TopKConfig
+from monosem.metrics.sample import draw
+from monosem.metrics.stream import Place
+from monosem.metrics.token_explanations import token_explanations
 from monosem.models.language_model import LanguageModel, load_model
 from monosem.studies import report
 from monosem.studies.report import Figure, Item, Stage
@@ -144,7 +147,11 @@ def test_undertraining_compares_models_and_lengths(
     items = {i.item: i.here for i in figure.items}
     short, long = (items[f"FVU, model at step 1, {n} tokens"] for n in ("2,000", "8,000"))
     assert isinstance(short, float) and isinstance(long, float) and long < short
-    assert len(figure.drawings) == 2
+    assert figure.captions == (
+        "FVU, held out",
+        "MMCS across seeds",
+        "Score of explanations by tokens",
+    )
     (folder,) = tmp_path.glob("step-1-tokens-8000-*")
     run = TrainingRun.open(folder)
     left, right = (run[name].W_dec.detach().double().numpy() for name in run.names)
@@ -156,6 +163,12 @@ def test_undertraining_compares_models_and_lengths(
     error = best.std() / 32**0.5
     wanted = (best.mean() - 1.96 * error, best.mean() + 1.96 * error)
     assert error > 0 and (low, high) == pytest.approx(wanted, abs=0.3 * error)
+    place = Place(model, store, "blocks.0.hook_resid_post")
+    explained = token_explanations(
+        draw(run[run.names[0]], place, n_tokens=20_000), store.vocab_size
+    )
+    said = items["score of explanations by 20 tokens, model at step 1, 8,000 tokens"]
+    assert said == str(explained.score) and explained.score.applicable
     again = undertraining(
         {1: model}, store, "blocks.0.hook_resid_post", (2_000, 8_000), tmp_path, n_latents=32, k=4
     )

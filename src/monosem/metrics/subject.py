@@ -25,6 +25,7 @@ NAMES: dict[str, str] = {
     "universality": "latents that fire like those of another dictionary (`--against`)",
     "proxies": "latents that follow a rule, with specificity and sensitivity",
     "polysemanticity": "kinds of context a unit fires in, and latents that make up a coordinate",
+    "explanations": "how far a list of twenty tokens foretells a latent on other text",
     "probing": "labels read off few latents",
     "absorption": "first letters that more special latents have taken in",
     "perturbation": "TPP on first letters; unfit to compare dictionaries, an audit finds",
@@ -46,8 +47,8 @@ class SurveyConfig:
     """What is measured, and on how much text."""
 
     measures: tuple[str, ...] = ()
-    """Which: geometry, density, mmcs, universality, proxies, polysemanticity, probing, absorption,
-    perturbation, disentanglement, divergence, positions."""
+    """Which: geometry, density, mmcs, universality, proxies, polysemanticity, explanations, probing,
+    absorption, perturbation, disentanglement, divergence, positions."""
     rules: tuple[str, ...] = ()
     """Rules of proxies: `digits`, `regex:PATTERN`, `script:hebrew`, `characters:dna`, `tokens:1,2`,
     `followed-by:1`, each with a name in front if you like (`NAME=…`). None: those for any text."""

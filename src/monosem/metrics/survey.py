@@ -35,6 +35,7 @@ from monosem.metrics.specificity import best_unit
 from monosem.metrics.stream import AnyDictionary, ordinary_mean
 from monosem.metrics.subject import COMPARED, Ground, Other, Subject
 from monosem.metrics.subject import SurveyConfig as SurveyConfig
+from monosem.metrics.token_explanations import token_explanations
 from monosem.metrics.universality import similarity
 from monosem.models.language_model import LanguageModel
 from monosem.text.tokens import TokenStore
@@ -154,6 +155,11 @@ def _polysemanticity(subject: Subject) -> Measures:
     config = subject.config
     found = of_units(subject.sample, subject.ground.space, n_units=config.n_units, seed=config.seed)
     return {**found.measures(), **_accounted(subject.sample, config.seed)}
+
+
+def _explanations(subject: Subject) -> Measures:
+    vocab = subject.ground.place.store.vocab_size
+    return token_explanations(subject.sample, vocab, seed=subject.seed).measures()
 
 
 def _accounted(sample: Sample, seed: int) -> Measures:
@@ -280,6 +286,7 @@ MEASURES: dict[str, Callable[[Subject], Measures]] = {
     "universality": _universality,
     "proxies": _proxies,
     "polysemanticity": _polysemanticity,
+    "explanations": _explanations,
     "probing": _probing,
     "absorption": _absorption,
     "perturbation": _perturbation,

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from monosem.core.errors import ConfigError
 from monosem.metrics.by_token import latents_by_token, sums
-from monosem.metrics.measure import N_CHANCES, Measure, median, not_applicable
+from monosem.metrics.measure import N_CHANCES, Measure, median, not_applicable, share
 from monosem.metrics.sample import Sample
 
 N_LISTED = 20
@@ -41,6 +41,11 @@ class TokenExplanations:
     """Latents that fire on too few tokens of either half."""
     score: Measure
     """The median of the scores, its interval over latents, and chance."""
+
+    def measures(self) -> dict[str, Measure]:
+        """The score, and how many latents it is the median of."""
+        n = len(self.scores)
+        return {"score": self.score, "scored": share(int(np.isfinite(self.scores).sum()), n)}
 
     def of(self, latent: int) -> list[tuple[int, float]]:
         """Return the listed tokens of a latent, the largest mean activation first, with that mean."""

@@ -25,7 +25,7 @@ LEAD = (
     "Models so small that all of a superposition can be seen: when features share dimensions, which of "
     "them, what that does to neurons, and how a dictionary finds them again."
 )
-VERSION = 2
+VERSION = 3
 """Of the figures' contents: one that was kept from another version is made again."""
 
 
