@@ -19,7 +19,7 @@ from monosem.core.artifact import read
 from monosem.metrics.abilities import abilities
 from monosem.metrics.language import evaluate_language_model
 from monosem.models.language_model import LanguageModel
-from monosem.models.loading import EMBEDDED
+from monosem.models.loading import EMBEDDED, embedded_names
 from monosem.text.store import TRAIN_PREFIX, TokenStore
 
 LIMIT = 4_000_000
@@ -36,7 +36,7 @@ RUN = """**Text.** {corpora}; the training side of the split only.
 README = """# {name}
 
 A transformer of {n_layers} layer{plural} (d_model {d_model}, {n_heads} heads, {neurons}, context
-{context}, {n_parameters:,} parameters, {vocab:,} byte-level BPE tokens), trained from scratch with
+{context}, {n_parameters:,} parameters, {vocab:,} byte-level BPE tokens), trained {begun} with
 `monosem pretrain` and rounded to float16.
 
 {runs}
@@ -132,8 +132,12 @@ def recipe(given, artifact, tokens: Path, out: str, started: str, log: str) -> s
     reading = config["reading"]
     first = "".join(f" --{k} {reading[k]:g}" for k in ("short", "whole", "drill", "rename"))
     first += f" --pieces {' '.join(map(str, reading['pieces']))}" if "pieces" in reading else ""
+    named = store.config.tokenizer in embedded_names()
     trained = store.config.tokenizer.startswith(TRAIN_PREFIX)
-    tokenizer = store.config.tokenizer if trained else f"runs/{given.name}-1-tokens/tokenizer"
+    tokenizer = (
+        store.config.tokenizer if named or trained else f"runs/{given.name}-1-tokens/tokenizer"
+    )
+    start = f"runs/{started}" if started else config["start"]
     share = ":".join(f"{w:g}" for w in store.config.weights)
     most = f" --max-tokens {store.config.max_tokens}" if store.config.max_tokens else ""
     return RUN.format(
@@ -147,7 +151,7 @@ def recipe(given, artifact, tokens: Path, out: str, started: str, log: str) -> s
         batch=config["batch_contexts"],
         lr=config["lr"],
         seed=config["seed"],
-        first=first + (f" --start runs/{started}" if started else ""),
+        first=first + (f" --start {start}" if start else ""),
         drilled="".join(
             text.format(share=reading[k])
             for k, text in (("drill", DRILLED), ("rename", RENAMED))
@@ -166,10 +170,13 @@ def readme(
 ) -> str:
     """Fill the README in."""
     summary, config = artifact.summary, artifact.config
+    start = config["start"]
+    begun = f"from the weights of `{start}`" if start in embedded_names() else "from scratch"
     read_ = [json.loads((tokens / "config.json").read_text())["summary"] for tokens in stores]
     licences = sorted({licence for store in read_ for licence in store["licences"]})
     return README.format(
         name=name,
+        begun=begun,
         **{k: config["model"][k] for k in ("n_layers", "d_model", "n_heads", "context")},
         plural="" if config["model"]["n_layers"] == 1 else "s",
         neurons=f"{config['model']['d_mlp']} neurons a layer ({config['model']['activation']})"
