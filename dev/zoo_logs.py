@@ -56,6 +56,7 @@ def train(name: str, runs: Path, n_tokens: int) -> None:
     """Train one preset in `runs`, and keep its log with a first line that says what it is of."""
     config = dataclasses.replace(recipe(name), n_tokens=n_tokens, keep_checkpoints=0)
     text = CODE if config.model.context == CODE.context else GENERATED
+    text = dataclasses.replace(text, tokenizer=config.start) if config.start else text
     place = runs / f"tokens-{text.tokenizer}"
     store = TokenStore.open(place) if place.exists() else build_token_store(text, place)
     pretrain(config, store, runs / name)

@@ -82,6 +82,22 @@ def test_the_interval_of_the_separation_is_of_drawing_latents_anew(jackknife):
     assert found.n == len(log) and found.beyond_null
 
 
+def test_a_small_mode_is_not_lost_in_the_interval():
+    """Thirty of 430 latents: a fit that begins anywhere misses them in some draws, down to half of 6.4."""
+    random = np.random.default_rng(0)
+    log = np.concatenate([random.normal(-4, 0.4, 400), random.normal(-2, 0.2, 30)])
+    found = bimodality((10 ** (log + 6)).astype(np.int64), 10**6).separation
+    assert found.value == pytest.approx(2**0.5 * 2 / (0.2**0.5), rel=0.15)
+    assert found.low > 0.8 * found.value and found.high < 1.25 * found.value
+    assert found.beyond_null
+
+
+def test_latents_of_one_density_have_no_modes():
+    found = bimodality(np.full(200, 50), 10**5)
+    assert not found.separation.applicable and not found.two
+    assert "all latents that are counted have one density" in str(found.separation)
+
+
 def test_one_mode_is_one_and_few_latents_say_nothing():
     found = bimodality(planted(2000, low=0.0), 10**8)
     assert not found.two and found.gain < 10

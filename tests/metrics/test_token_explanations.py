@@ -48,7 +48,7 @@ def planted() -> tuple[Sample, TokenExplanations]:
 
 
 def halves(given: Sample, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of contexts that are learnt from, and of the others, as the docstring of `seed` has it."""
+    """Rows of contexts that are learnt from, and of the others."""
     order = np.random.default_rng(seed).permutation(N)[: N // 2]
     learning = np.isin(given.text.context_of, order)
     return np.flatnonzero(learning), np.flatnonzero(~learning)
@@ -134,3 +134,5 @@ def test_where_nothing_fires_often_enough_there_is_no_score():
     assert found.score.value is None and "10 tokens" in str(found.score)
     assert found.n_too_rare == 3
     assert found.of(1) == []
+    constant = token_explanations(sample(np.ones((N * (CONTEXT - 1), 2)), given), VOCAB)
+    assert constant.n_too_rare == 0 and str(constant.score).endswith("is constant")

@@ -139,5 +139,5 @@ def test_a_model_says_in_a_line_what_it_is(folder):
 
 
 def test_a_preset_without_weights_says_how_to_make_them() -> None:
-    with pytest.raises(UnknownNameError, match="monosem pretrain 4L"):
-        LanguageModel.load("4L")
+    with pytest.raises(UnknownNameError, match="monosem pretrain 2L-gelu"):
+        LanguageModel.load("2L-gelu")

@@ -49,12 +49,14 @@ def test_the_dead_are_resampled_where_the_living_had_time_to_fire(asked: Any) ->
     assert wider.resample_at == () and wider.n_latents > enough
 
 
-def test_every_width_of_a_scale_resamples_but_the_two_that_small_has_beyond_its_own() -> None:
-    for scale in SCALES.values():
-        for ratio in scale.ratios:
-            n = scale.n_beyond if ratio > module.WIDE else scale.n_tokens
-            n = scale.n_widest if scale.main < ratio <= module.WIDE else n
-            assert n / 80 * 16 / (ratio * 512) >= module.FIRINGS_SEEN
+def test_at_small_all_widths_of_the_scale_are_resampled_and_the_two_beyond_are_not(
+    model: LanguageModel, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "width", lambda _: 512)
+    for name, not_resampled in (("tiny", []), ("small", [64, 256]), ("paper", [])):
+        scale = module.sizes(name, (1, 2, 8, 32, 64, 256) if name == "small" else ())
+        setting = Setting(scale, model, store, SITE, tmp_path)
+        assert [r for r in scale.ratios if not setting.resamples(r)] == not_resampled
 
 
 def test_beyond_what_a_scale_has_runs_are_shorter_and_slower(asked: Any) -> None:

@@ -1,3 +1,4 @@
+import json
 import shutil
 import signal
 from dataclasses import replace
@@ -80,6 +81,18 @@ def test_matrices_are_turned_where_the_classes_keep_them_otherwise(words, attent
     assert torch.equal(theirs, ours.T) and not torch.equal(theirs, ours)
 
 
+@pytest.mark.parametrize(
+    "field", ["scale_attn_by_inverse_layer_idx", "scale_attn_weights", "layer_norm_epsilon"]
+)
+def test_a_start_that_computes_otherwise_is_refused(field, words, tmp_path):
+    first = pretrain(replace(CONFIG, n_tokens=32 * 4), words, tmp_path / "first")
+    said = json.loads((first / "config.json").read_text())
+    other = {"layer_norm_epsilon": 1e-3}.get(field, not said.get(field))
+    (first / "config.json").write_text(json.dumps(said | {field: other}))
+    with pytest.raises(ConfigError, match=f"`{field}` is {other}"):
+        grown(replace(SHAPE, n_layers=2), words, first)
+
+
 def test_an_mlp_is_not_left_out(words, tmp_path):
     first = pretrain(replace(CONFIG, n_tokens=32 * 4), words, tmp_path / "first")
     with pytest.raises(ConfigError, match="another shape.*ln_2"):
@@ -117,7 +130,7 @@ def test_a_run_may_begin_with_the_weights_of_another_of_its_shape(words, letters
         replace(words.config, tokenizer="train:300", corpora=(str(letters),)),
         tmp_path / "words",
     )
-    with pytest.raises(ConfigError, match="tokenizer|shape"):
+    with pytest.raises(ConfigError, match="tokenizer is another.*--start ''"):
         pretrain(replace(still, start=str(first)), others, tmp_path / "otherwise")
     other = replace(still, model=replace(SHAPE, d_mlp=48), start=str(first))
     with pytest.raises(ConfigError, match="another shape.*mlp"):

@@ -40,7 +40,7 @@ CONFIG_NAME = "config.json"
 MADE_BY = {
     **{"language model": "pretrain", "token store": "tokens", "activation store": "capture"},
     **dict.fromkeys(("training run", "suite", "dictionary"), "train"),
-    **{"evaluation": "evaluate", "feature database": "features"},
+    **{"evaluation": "evaluate", "survey": "evaluate", "feature database": "features"},
 }
 """The verb that makes each kind, for who has none yet; with `--fresh` it does so anew."""
 

@@ -134,6 +134,11 @@ def bimodality(
             means=nothing, deviations=nothing, shares=nothing, separation=void, gain=math.nan
         )
     alive = np.log10(density(counted, n_tokens))
+    if np.ptp(alive) == 0:
+        void = not_applicable("all latents that are counted have one density", len(counted))
+        return Bimodality(
+            means=nothing, deviations=nothing, shares=nothing, separation=void, gain=math.nan
+        )
     means, deviations, shares, gain = _two(alive, seed)
     one = _one_mode(alive, n_tokens, seed)
     return Bimodality(
@@ -142,7 +147,7 @@ def bimodality(
         shares=shares,
         separation=replace(
             bootstrap(
-                lambda drawn: _separation_of(alive[drawn], seed),
+                lambda drawn: _separation_of(alive[drawn], (means, deviations, shares), seed),
                 len(alive),
                 seed=seed,
                 n_draws=N_FITS,
@@ -182,11 +187,21 @@ def _two(x: Float[np.ndarray, " n"], seed: int) -> tuple[Pair, Pair, Pair, float
     return pair(centres), pair(deviations), pair(np.asarray(two.weights_)), gain
 
 
-def _separation_of(x: Float[np.ndarray, " n"], seed: int) -> float:
-    """Return the separation of one fit; of values that are all the same there is none."""
+def _separation_of(x: Float[np.ndarray, " n"], found: tuple[Pair, Pair, Pair], seed: int) -> float:
+    """Return the separation of the better of two fits; of values that are all the same there is none.
+
+    One begins with the modes that were `found` in all values, one anywhere: from anywhere alone, a small
+    mode is lost in many draws, and from the modes alone, one that is better is never tried.
+    """
     if np.ptp(x) == 0:
         return math.nan
-    fitted = GaussianMixture(2, random_state=seed).fit(x[:, None])
+    means, deviations, shares = (np.array(pair) for pair in found)
+    fits = [GaussianMixture(2, random_state=seed).fit(x[:, None])]
+    if deviations.min() > 0:
+        precisions = (1 / deviations**2).reshape(2, 1, 1)
+        begin = {"weights_init": shares / shares.sum(), "means_init": means[:, None]}
+        fits.append(GaussianMixture(2, precisions_init=precisions, **begin).fit(x[:, None]))
+    fitted = max(fits, key=lambda fit: fit.lower_bound_)
     low, high = np.asarray(fitted.means_)[:, 0].tolist()
     first, second = np.sqrt(np.asarray(fitted.covariances_)[:, 0, 0]).tolist()
     return _separation((low, high), (first, second))

@@ -6,8 +6,9 @@
     score of i          Pearson correlation of activation and simulated activation, on the other half
 
 The score is that of Bills et al. 2023, "Language models can explain neurons in language models", with a
-table in place of the two language models. It is a floor for explanations in words, which may speak of more
-than the token itself. Chance: the explanations of other latents of the dictionary, dealt out anew.
+table in place of the two language models, over all tokens of running text. Explanations in words, which may
+speak of more than the token itself, should beat it there; scores over chosen examples are other numbers.
+Chance: the explanations of other latents of the dictionary, dealt out anew.
 """
 
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ def token_explanations(
     known = np.isfinite(scores)
     if not known.any():
         reason = f"no latent fires on {least} tokens of each half of the contexts"
+        if often.any():
+            reason = "each latent that fires often enough, or what its tokens foretell, is constant"
         found = not_applicable(reason, len(scores))
     else:
         found = median(scores, seed=seed, null=_chance(sides[1], tables, known, seed))

@@ -36,6 +36,11 @@ def copy_weights(name: str, model: SmallModel, vocabulary: dict[str, int]) -> st
     configurations say of the computation, or tokenizers differ otherwise.
     """
     start = LanguageModel.load(name, device="cpu")
+    if start.tokenizer is not None and start.tokenizer.get_vocab() != vocabulary:
+        raise ConfigError(
+            f"`start` is `{name}`, whose tokenizer is another than the token store's. Make the tokens with "
+            f"`--tokenizer {name}`, or begin with random weights (`--start ''`)."
+        )
     given, wanted = _weights(start.model), _weights(model)
     lacking = [*range(_n_layers(start.model), _n_layers(model))]
     added = _added(wanted, lacking, no_mlp=not any(".mlp." in key for key in given))
@@ -47,11 +52,6 @@ def copy_weights(name: str, model: SmallModel, vocabulary: dict[str, int]) -> st
             f"(`{differing[0]}`). Name a model of the same preset, or of one with fewer layers or no MLPs."
         )
     _check_computation(name, start.model, model, mlp=any(".mlp." in key for key in given))
-    if start.tokenizer is not None and start.tokenizer.get_vocab() != vocabulary:
-        raise ConfigError(
-            f"`start` is `{name}`, whose tokenizer is another than the token store's. Make the tokens with "
-            f"`--tokenizer {name}`."
-        )
     with torch.no_grad():
         for key, weight in given.items():
             wanted[key].copy_(weight)
@@ -104,6 +104,10 @@ def _computation(model: Any, *, mlp: bool) -> dict[str, Any]:
         "num_attention_heads": config.num_attention_heads,
         "layer_norm_epsilon": getattr(config, "layer_norm_epsilon", None),
         "layer_norm": getattr(config, "layer_norm", True),
+        "scale_attn_weights": getattr(config, "scale_attn_weights", True),
+        "scale_attn_by_inverse_layer_idx": getattr(
+            config, "scale_attn_by_inverse_layer_idx", False
+        ),
     }
     if mlp:
         activation = getattr(config, "activation_function", None)

@@ -131,7 +131,8 @@ def said(between: Sequence[Gap]) -> str:
         f"{', '.join(_signed(gap.left[name]) for gap in between)} ({name})"
         for name in between[0].left
     ]
-    ends = [(m.low or 0.0, m.high or 0.0) for gap in between for m in gap.apart.values()]
+    known = [m for gap in between for m in gap.apart.values() if m.value is not None]
+    ends = [(m.low or 0.0, m.high or 0.0) for m in known]
     more, less = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
     return (
         f"With {l0s} latents on, dictionaries leave more of the variance than PCA by {'; by '.join(each)}: "
@@ -202,7 +203,10 @@ def _apart(between: Sequence[Gap]) -> str:
     names = between[0].left
     return str(
         svg(
-            {name: [(gap.l0, gap.left[name].value or 0.0) for gap in between] for name in names},
+            {
+                name: [(g.l0, v) for g in between if (v := g.left[name].value) is not None]
+                for name in names
+            },
             title="FVU of the dictionary less that of PCA, of the model and of the shuffled models",
             x=Axis(label="l0", log=True),
             y=Axis(label="FVU less PCA's", marks=(0.0,)),

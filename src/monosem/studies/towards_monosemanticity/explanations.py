@@ -1,4 +1,4 @@
-"""Explanations: how far twenty tokens foretell a latent, or a neuron; a floor for explanations in words."""
+"""Explanations: how far twenty tokens foretell a latent, or a neuron: what words have to beat."""
 
 import numpy as np
 
@@ -54,10 +54,10 @@ def explanations(setting: Setting) -> Figure:
             f"The plainest explanation of a unit is a list of {N_LISTED} tokens with its mean activation on "
             "each, and one mean for all other tokens. It is learnt on half of the held-out contexts and "
             "scored on the others, by the correlation of the activation it foretells with the activation "
-            "that is there: the score by which the paper has explanations in words judged, with a table in "
-            "place of the language model that explains and the one that foretells. So it is a floor for "
-            "those, which may speak of more than the token, and it says how much of a unit is about single "
-            "tokens. Chance: the explanation of another unit of the same sort."
+            "that is there, over all tokens. It says how much of a unit is about single tokens, and "
+            "explanations in words, which may speak of more, should beat it on the same text. The paper's "
+            "scores are other ones: of words, by rank, over sixty chosen examples of a feature. Chance: the "
+            "explanation of another unit of the same sort."
         ),
         drawings=(drawing,) if drawing else (),
         captions=("Scores of explanations by tokens",) if drawing else (),

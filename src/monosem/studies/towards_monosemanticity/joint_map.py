@@ -123,13 +123,13 @@ def _judged(made: Map) -> list[Item]:
     return [
         Item(
             item=f"of the {N_NEIGHBOURS} nearest by angle, nearest on the map too",
-            here=f"{made.neighbours_kept:.3g} (chance {made.neighbours_by_chance:.2g})",
+            here=str(made.kept),
             unit="share",
             how="monosem.metrics.maps.distortion",
         ),
         Item(
             item="trustworthiness (1: nobody near on the map is far in truth; chance 0.5)",
-            here=made.trustworthiness,
+            here=str(made.trust),
             how="monosem.metrics.maps.distortion",
         ),
     ]

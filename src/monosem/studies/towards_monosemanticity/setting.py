@@ -46,7 +46,7 @@ class Scale:
     n_tokens: int
     """Activations that each is trained on."""
     n_widest: int
-    """The same of those wider than `main`."""
+    """The same of those wider than `main`, up to `WIDE`."""
     n_beyond: int
     """The same of those wider than `WIDE`."""
     batch: int
@@ -283,6 +283,15 @@ class Setting:
             return s.n_widest if ratio <= WIDE else s.n_beyond
         return s.n_tokens
 
+    def lr(self, ratio: int) -> float:
+        """Peak learning rate of a dictionary of this width, before its width divides it."""
+        return self.scale.lr if ratio <= WIDE else self.scale.lr_beyond
+
+    def resamples(self, ratio: int) -> bool:
+        """Whether dead latents are resampled: where the living have time to fire in the window."""
+        window = ReLUConfig.resample_window * self.n_tokens(ratio)
+        return window * L0 / (ratio * self.model.width(self.site)) >= FIRINGS_SEEN
+
     @cached_property
     def _fired(self) -> dict[int, Firing]:
         return {}
@@ -303,15 +312,14 @@ class Setting:
     ) -> Dictionary[Any]:
         n_latents = ratio * model.width(self.site)
         kind = ReLUConfig(n_latents=n_latents, l0=L0, seed=self.seed if seed is None else seed)
-        window = kind.resample_window * self.n_tokens(ratio)
-        if window * L0 / n_latents < FIRINGS_SEEN:
+        if not self.resamples(ratio):
             kind = dataclasses.replace(kind, resample_at=())
         config = TrainConfig(
             site=self.site,
             dictionaries=(kind,),
             n_tokens=self.n_tokens(ratio),
             batch_size=self.scale.batch,
-            optim=OptimConfig(lr=self.scale.lr if ratio <= WIDE else self.scale.lr_beyond),
+            optim=OptimConfig(lr=self.lr(ratio)),
             seed=self.seed,
         )
         where = model, self.store, self.out

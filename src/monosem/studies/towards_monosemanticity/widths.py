@@ -35,11 +35,13 @@ def widths(setting: Setting) -> Figure:
         text=(
             "Dictionaries of the MLP's neurons, each trained on the same stream from its beginning (the "
             "widest on less of it, where the note below says so), with a penalty on L1 and dead latents "
-            "resampled at the paper's shares of the run, which are few steps of a short one. Their l0 is "
-            "steered to one value for all, where the paper keeps one coefficient: so widths are compared at "
-            "the same sparsity. Loss recovered against zeroing the MLP flatters, as the authors say. A wide "
-            "dictionary learns from more tokens than a narrow one (the paper's had eight billion): where a "
-            "wider one explains less, it was stopped early, and says nothing of what its width is worth."
+            "resampled at the paper's shares of the run, which are few steps of a short one: where most of "
+            "the living would be silent in so short a window none are, and the note says of which widths. "
+            "Their l0 is steered to one value for all, where the paper keeps one coefficient: so widths are "
+            "compared at the same sparsity. Loss recovered against zeroing the MLP flatters, as the authors "
+            "say. A wide dictionary learns from more tokens than a narrow one (the paper's had eight "
+            "billion): where a wider one explains less, it was stopped early, and says nothing of what its "
+            "width is worth."
         ),
         drawings=tuple(drawings.values()),
         captions=tuple(drawings),
@@ -49,6 +51,9 @@ def widths(setting: Setting) -> Figure:
             "tokens trained on": ", ".join(
                 f"{r} × {setting.n_tokens(r):,}" for r in setting.widths
             ),
+            "peak learning rate": ", ".join(f"{r} × {setting.lr(r):g}" for r in setting.widths),
+            "not resampled": ", ".join(f"{r} ×" for r in setting.widths if not setting.resamples(r))
+            or "none",
         },
     )
 
