@@ -134,5 +134,8 @@ def test_where_nothing_fires_often_enough_there_is_no_score():
     assert found.score.value is None and "10 tokens" in str(found.score)
     assert found.n_too_rare == 3
     assert found.of(1) == []
+    for latent in (-1, 3):
+        with pytest.raises(ConfigError, match=f"no latent {latent}: .* 0 to 2"):
+            found.of(latent)
     constant = token_explanations(sample(np.ones((N * (CONTEXT - 1), 2)), given), VOCAB)
     assert constant.n_too_rare == 0 and str(constant.score).endswith("is constant")

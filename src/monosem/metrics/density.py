@@ -199,8 +199,13 @@ def _separation_of(x: Float[np.ndarray, " n"], found: tuple[Pair, Pair, Pair], s
     fits = [GaussianMixture(2, random_state=seed).fit(x[:, None])]
     if deviations.min() > 0:
         precisions = (1 / deviations**2).reshape(2, 1, 1)
-        begin = {"weights_init": shares / shares.sum(), "means_init": means[:, None]}
-        fits.append(GaussianMixture(2, precisions_init=precisions, **begin).fit(x[:, None]))
+        begun = GaussianMixture(
+            2,
+            weights_init=shares / shares.sum(),
+            means_init=means[:, None],
+            precisions_init=precisions,
+        )
+        fits.append(begun.fit(x[:, None]))
     fitted = max(fits, key=lambda fit: fit.lower_bound_)
     low, high = np.asarray(fitted.means_)[:, 0].tolist()
     first, second = np.sqrt(np.asarray(fitted.covariances_)[:, 0, 0]).tolist()

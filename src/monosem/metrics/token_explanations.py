@@ -50,6 +50,10 @@ class TokenExplanations:
 
     def of(self, latent: int) -> list[tuple[int, float]]:
         """Return the listed tokens of a latent, the largest mean activation first, with that mean."""
+        if not 0 <= latent < len(self.rest):
+            raise ConfigError(
+                f"There is no latent {latent}: they are numbered from 0 to {len(self.rest) - 1}."
+            )
         begin, end = self.tables.indptr[[latent, latent + 1]]
         found = zip(self.tables.indices[begin:end], self.tables.data[begin:end], strict=True)
         said = [(int(token), float(value + self.rest[latent])) for token, value in found]

@@ -212,7 +212,6 @@ class _Run:
         self.n_steps = config.n_steps(store.context)
         points = log_spaced(self.n_steps, ABILITY_POINTS if config.ability_cases else 0)
         self.measured = {step for step in points if step >= self.n_steps // 100}
-        self.read = Reader(config.reading, store, config.seed, self.n_steps)
         self.vocabulary = Vocabulary(store.vocab_size, store.tokenizer)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -230,6 +229,7 @@ class _Run:
             self.bf16 = self._choose_precision()
         else:
             self._restore(*state)
+        self.read = Reader(config.reading, store, config.seed, self.n_steps)
         self.log = RunLog(self.folder / "log.jsonl", resume_step=self.step)
 
     def train(self, checkpoint_seconds: float) -> None:
