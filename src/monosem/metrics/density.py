@@ -19,7 +19,7 @@ The interval of the separation is of drawing the counted latents anew, two Gauss
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -145,15 +145,12 @@ def bimodality(
         means=means,
         deviations=deviations,
         shares=shares,
-        separation=replace(
-            bootstrap(
-                lambda drawn: _separation_of(alive[drawn], (means, deviations, shares), seed),
-                len(alive),
-                seed=seed,
-                n_draws=N_FITS,
-                null=_separation(*_two(one, seed)[:2]) if len(one) > 1 else None,
-            ),
-            value=_separation(means, deviations),  # of the best of several fits, as the modes are
+        separation=bootstrap(
+            lambda drawn: _separation_of(alive[drawn], (means, deviations, shares), seed),
+            len(alive),
+            seed=seed,
+            n_draws=N_FITS,
+            null=_separation(*_two(one, seed)[:2]) if len(one) > 1 else None,
         ),
         gain=gain,
     )
