@@ -27,16 +27,22 @@ def deep(store):
     return LanguageModel(model, store.tokenizer, name="deep")
 
 
+def sentences(folder, form, nouns, seed):
+    """Write forty documents of one form of sentence, with nouns drawn by `seed`; return their folder."""
+    random = np.random.default_rng(seed)
+    for i in range(40):
+        drawn = random.choice(nouns, size=120)
+        (folder / f"{i}.txt").write_text(" ".join(form.format(noun) for noun in drawn))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def words(tmp_path_factory):
     """A store of sentences of few words."""
     from monosem.text.tokens import TokensConfig, build_token_store
 
-    folder = tmp_path_factory.mktemp("text")
-    random = np.random.default_rng(0)
-    for i in range(40):
-        names = random.choice(["ant", "bee", "cat", "dog"], size=120)
-        (folder / f"{i}.txt").write_text(" ".join(f"the {n} sees the {n}." for n in names))
+    nouns = ["ant", "bee", "cat", "dog"]
+    folder = sentences(tmp_path_factory.mktemp("text"), "the {0} sees the {0}.", nouns, seed=0)
     config = TokensConfig(corpora=(str(folder),), tokenizer="train:300", context=32)
     return build_token_store(config, tmp_path_factory.mktemp("store") / "tokens")
 
@@ -44,12 +50,8 @@ def words(tmp_path_factory):
 @pytest.fixture(scope="session")
 def letters(tmp_path_factory):
     """A folder of text of other words."""
-    folder = tmp_path_factory.mktemp("letters")
-    random = np.random.default_rng(1)
-    for i in range(40):
-        said = random.choice(["eel", "fox", "gnu", "hen"], size=120)
-        (folder / f"{i}.txt").write_text(" ".join(f"a {n} met a {n}." for n in said))
-    return folder
+    nouns = ["eel", "fox", "gnu", "hen"]
+    return sentences(tmp_path_factory.mktemp("letters"), "a {0} met a {0}.", nouns, seed=1)
 
 
 KILLER = """
