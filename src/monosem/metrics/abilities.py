@@ -1,8 +1,9 @@
 """What a language model can do, measured on cases that no training text of ours holds.
 
     share = mean over cases of score(logits at the prompt's end)         (genre.py has the scores)
-    interval = 95 %, of drawing names, words and templates anew: Wilson's, of as many independent cases as
-               they are worth that share them (ABBA and BABA of the same two names; `measure.py`)
+    interval = 95 %, of drawing anew from the genre's own names, words and templates: Wilson's, of as many
+               independent cases as they are worth that share them (ABBA and BABA of the same two names;
+               `measure.py`)
 
 A study calls `ability(model, "indirect-objects")` first: below its bar, what the study would say of
 the model is about noise, and the answer is `not applicable: the model lacks it`.
